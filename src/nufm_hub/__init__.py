@@ -1,0 +1,1 @@
+"""Pretrained sparse multimodal encoders for neutrino detectors."""
