@@ -1,0 +1,31 @@
+# `make demo` and `make test` need git, make and Python >= 3.11; they build the environment themselves, once.
+PYTHON ?= python3
+VENV := .venv
+STAMP := $(VENV)/.installed
+# Threads that wait for work must not spin: with a second busy process that would slow a step several times.
+RUN := OMP_WAIT_POLICY=PASSIVE HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 HF_HUB_DISABLE_XET=1
+
+.PHONY: demo test test-fast lint clean
+
+demo: $(STAMP)
+	$(RUN) $(VENV)/bin/nufm demo --out runs/demo
+
+test: $(STAMP)
+	$(RUN) $(VENV)/bin/python -m pytest
+
+test-fast: $(STAMP)
+	$(RUN) $(VENV)/bin/python -m pytest -m "not slow"
+
+lint: $(STAMP)
+	$(VENV)/bin/ruff check .
+
+# torch first and alone: its pinned version keeps the other packages from pulling a different build of it.
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python >= 3.11 is needed, this is " + sys.version)'
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build src/*.egg-info .pytest_cache .ruff_cache

@@ -1,0 +1,7 @@
+"""Settings that must be in place before any library is imported: no network, no telemetry, one thread a process."""
+
+import os
+
+os.environ.update(
+    HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", HF_HUB_DISABLE_XET="1", HF_HUB_DISABLE_PROGRESS_BARS="1", OMP_WAIT_POLICY="PASSIVE"
+)
