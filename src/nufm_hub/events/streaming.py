@@ -1,0 +1,216 @@
+"""Training from parquet shards without holding the data set in memory: `EventDataset` (random access) and `StreamingEvents` (one pass)."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch.utils.data import Dataset, IterableDataset, get_worker_info
+
+from nufm_hub.detectors import DetectorSpec, load_detector
+
+from .event import Event
+from .parquet import _column, _open, event_features, event_from_row
+
+# Files kept open by one reader: an epoch visits row groups in random order, and a footer costs more to parse than a group to find.
+_OPEN_FILES = 16
+
+
+def list_shards(paths: str | Path | Sequence[str | Path]) -> list[str]:
+    """Parquet files of a file, a folder (searched recursively), a glob pattern, or a list of these; each file once, in order.
+
+    Raises:
+        ValueError: a path matches no parquet file.
+    """
+    paths = [paths] if isinstance(paths, (str, Path)) else list(paths)
+    if not paths:
+        raise ValueError("no parquet files were given")
+    shards: dict[str, None] = {}
+    for path in paths:
+        if Path(path).is_dir():
+            found = sorted(str(p) for p in Path(path).rglob("*.parquet") if not p.name.startswith("."))
+        elif Path(path).is_file():
+            found = [str(path)]
+        else:
+            found = sorted(glob.glob(str(path), recursive=True))
+        if not found:
+            raise ValueError(f"{path} matches no parquet file: give a file, a folder that holds *.parquet, or a glob pattern")
+        shards.update(dict.fromkeys(found))
+    return list(shards)
+
+
+class _Shards:
+    """Files of one detector: how many events and row groups each holds."""
+
+    def __init__(self, paths: str | Path | Sequence[str | Path], detector: str | Path | DetectorSpec | None) -> None:
+        self.files = list_shards(paths)
+        self.spec = load_detector(detector) if detector is not None else None
+        self.groups: list[tuple[str, int, int]] = []  # file, row group, its number of events
+        for path in self.files:
+            file, spec = _open(path)
+            with file:
+                rows = [file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)]
+            if self.spec is None:
+                self.spec = spec
+            elif spec.hash != self.spec.hash:
+                raise ValueError(
+                    f"{path} holds events of detector {spec.name!r} (hash {spec.hash}), not of {self.spec.name!r} (hash {self.spec.hash}): "
+                    "read one detector at a time"
+                )
+            self.groups += [(path, g, n) for g, n in enumerate(rows)]
+        self.features = event_features(self.spec)
+
+    @property
+    def num_events(self) -> int:
+        return sum(n for _, _, n in self.groups)
+
+    def decode(self, table: pa.Table) -> Iterator[Event]:
+        """The events of a table, each with arrays of its own (writable; the table may go away)."""
+        columns = {name: _column(table.column(name), feature) for name, feature in self.features.items()}
+        for i in range(table.num_rows):
+            cells = {name: values[i] for name, values in columns.items()}
+            yield event_from_row({k: v.copy() if isinstance(v, np.ndarray) else v for k, v in cells.items()}, self.spec)
+
+
+class EventDataset(Dataset):
+    """Events of parquet shards by position, for samplers that visit them in any order.
+
+    The shards are converted once to an uncompressed, memory-mapped Arrow file in the cache of `datasets` (about 50 bytes a
+    voxel on disk), after which reading an event touches only that event. Use `StreamingEvents` where that copy does not fit.
+
+    Args:
+        paths: file, folder, glob pattern, or a list of these.
+        detector: detector the events must belong to; that of the first file when None.
+        cache_dir: folder for the Arrow file; `HF_DATASETS_CACHE` when None.
+
+    Raises:
+        ValueError: no file, a damaged file, or events of another detector.
+    """
+
+    def __init__(
+        self,
+        paths: str | Path | Sequence[str | Path],
+        detector: str | Path | DetectorSpec | None = None,
+        cache_dir: str | Path | None = None,
+    ) -> None:
+        self._shards = _Shards(paths, detector)
+        try:
+            self._rows = datasets.Dataset.from_parquet(self._shards.files, cache_dir=None if cache_dir is None else str(cache_dir))
+        except datasets.exceptions.DatasetGenerationError as error:
+            raise ValueError(f"one of {self._shards.files} cannot be read (damaged file): {error.__cause__ or error}") from error
+
+    @property
+    def spec(self) -> DetectorSpec:
+        """The detector of the events."""
+        return self._shards.spec
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> Event:
+        position = int(index)
+        if not -len(self) <= position < len(self):
+            raise IndexError(f"event {position} of {len(self)}")
+        return next(self._shards.decode(self._rows.data.fast_slice(position % len(self), 1)))
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Event]:
+        return [self[i] for i in indices]
+
+
+class StreamingEvents(IterableDataset):
+    """Events of parquet shards in shuffled order, in one pass over the files and bounded memory.
+
+    Row groups are visited in an order that depends on `seed` and epoch only, and shared out among ranks and DataLoader
+    workers, so that each event is seen exactly once an epoch; within a worker a buffer mixes the events of several groups.
+    `datasets` can stream the same files, but its shuffle buffer turns every array into Python lists.
+
+    Args:
+        paths: file, folder, glob pattern, or a list of these.
+        shuffle_buffer: events held for mixing; 0 keeps the order of the files. Memory is about this many events.
+        seed: seed of the order.
+        detector: detector the events must belong to; that of the first file when None.
+        rank, world_size: the share of this process. Leave them at 0 and 1 under `transformers.Trainer` and `accelerate`, which
+            share the batches out themselves.
+
+    Raises:
+        ValueError: no file, a damaged file, events of another detector, or fewer row groups than readers.
+    """
+
+    def __init__(
+        self,
+        paths: str | Path | Sequence[str | Path],
+        shuffle_buffer: int = 256,
+        seed: int = 0,
+        detector: str | Path | DetectorSpec | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        if shuffle_buffer < 0 or not 0 <= rank < world_size:
+            raise ValueError(f"need shuffle_buffer >= 0 and 0 <= rank < world_size, got {shuffle_buffer}, {rank}, {world_size}")
+        self._shards = _Shards(paths, detector)
+        self.shuffle_buffer, self.seed, self.rank, self.world_size = shuffle_buffer, seed, rank, world_size
+        # In shared memory, so that set_epoch also reaches workers that outlive an epoch (persistent_workers=True).
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    @property
+    def spec(self) -> DetectorSpec:
+        """The detector of the events."""
+        return self._shards.spec
+
+    @property
+    def num_events(self) -> int:
+        """Events of all ranks and workers together."""
+        return self._shards.num_events
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order of the next pass; training loops call this once an epoch."""
+        self._epoch.fill_(epoch)
+
+    def __iter__(self) -> Iterator[Event]:
+        worker = get_worker_info()
+        workers, worker_id = (worker.num_workers, worker.id) if worker else (1, 0)
+        reader, readers = self.rank * workers + worker_id, self.world_size * workers
+        if len(self._shards.groups) < readers:
+            raise ValueError(
+                f"{len(self._shards.groups)} row groups cannot be shared out among {readers} readers ({self.world_size} ranks x {workers} workers): "
+                "use fewer workers or more events"
+            )
+        epoch = int(self._epoch)
+        groups = range(len(self._shards.groups))
+        if self.shuffle_buffer:
+            groups = np.random.default_rng([self.seed, epoch]).permutation(len(groups))
+        events = self._read(groups[reader::readers])
+        if self.shuffle_buffer:
+            return _shuffled(events, self.shuffle_buffer, np.random.default_rng([self.seed, epoch, reader, readers]))
+        return events
+
+    def _read(self, groups: Sequence[int]) -> Iterator[Event]:
+        opened = lru_cache(_OPEN_FILES)(pq.ParquetFile)
+        for g in groups:
+            path, group, _ = self._shards.groups[g]
+            try:
+                table = opened(path).read_row_group(group)
+            except (OSError, pa.ArrowInvalid) as error:
+                raise ValueError(f"{path}: row group {group} cannot be read (the file is damaged or has changed): {error}") from error
+            yield from self._shards.decode(table)
+
+
+def _shuffled(events: Iterator[Event], size: int, rng: np.random.Generator) -> Iterator[Event]:
+    """Yield a random one of `size` held events for each that comes in, then the rest in random order."""
+    held: list[Event] = []
+    for event in events:
+        if len(held) < size:
+            held.append(event)
+            continue
+        i = int(rng.integers(size))
+        yield held[i]
+        held[i] = event
+    for i in rng.permutation(len(held)):
+        yield held[i]
