@@ -1,0 +1,94 @@
+"""Training recipes as data: a JSON file says how, the data set says on what."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from nufm_hub.events.augmentation import Augmentation
+
+_FOLDER = resources.files(__package__) / "recipes"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides a training besides data, seed and machine.
+
+    Attributes:
+        preset: model size for a model without a pretrained start, see `NuFMConfig.preset`.
+        model: overrides of `NuFMConfig` fields.
+        augmentation: `Augmentation` fields, or None for none.
+        epochs: passes over the training events.
+        batch_size: events of one optimiser step over all processes, and `micro_batch_size` of one forward pass.
+        base_learning_rate: per 256 events; the rate used is this times batch_size / 256.
+        warmup: share of the steps with a rising rate; a cosine to zero follows.
+        weight_decay: for matrices only; norms, biases, tokens and embeddings have none.
+        betas: of AdamW.
+        layer_decay: factor of the learning rate from each depth of the encoder to the one below; 1 for none.
+        max_grad_norm: gradient clipping.
+    """
+
+    preset: str
+    epochs: int
+    batch_size: int
+    base_learning_rate: float
+    micro_batch_size: int = 32
+    model: dict[str, Any] = field(default_factory=dict)
+    augmentation: dict[str, Any] | None = field(default_factory=dict)
+    warmup: float = 0.1
+    weight_decay: float = 0.05
+    betas: tuple[float, float] = (0.9, 0.95)
+    layer_decay: float = 1.0
+    max_grad_norm: float = 1.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "betas", tuple(self.betas))
+        if min(self.epochs, self.batch_size, self.micro_batch_size, self.base_learning_rate) <= 0 or not 0 <= self.warmup < 1 or not 0 < self.layer_decay <= 1:
+            raise ValueError(f"recipe values out of range: {self}")
+        self.make_augmentation()
+
+    @property
+    def learning_rate(self) -> float:
+        return self.base_learning_rate * self.batch_size / 256
+
+    def make_augmentation(self) -> Augmentation | None:
+        return None if self.augmentation is None else Augmentation(**self.augmentation)
+
+    def to_dict(self) -> dict[str, Any]:
+        return json.loads(json.dumps(asdict(self)))
+
+
+def list_recipes() -> list[str]:
+    """Names of the recipes that come with the package."""
+    return sorted(p.name.removesuffix(".json") for p in _FOLDER.iterdir() if p.name.endswith(".json"))
+
+
+def load_recipe(recipe: str | Path | Mapping[str, Any] | Recipe, **overrides: Any) -> Recipe:
+    """A recipe from a packaged name, a JSON file, a dictionary or a recipe; keyword arguments replace single values.
+
+    Raises:
+        ValueError: unknown recipe or field, or a value out of range.
+    """
+    if isinstance(recipe, Recipe):
+        return replace(recipe, **overrides)
+    if isinstance(recipe, Mapping):
+        data = dict(recipe)
+    else:
+        path = _FOLDER / f"{recipe}.json" if str(recipe) in list_recipes() else Path(recipe)
+        if not path.is_file():
+            raise ValueError(f"unknown recipe {str(recipe)!r}: give one of {list_recipes()}, or the path of a JSON file")
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+        except json.JSONDecodeError as error:
+            raise ValueError(f"recipe {path} is not valid JSON: {error}") from error
+    data |= overrides
+    if unknown := set(data) - {f.name for f in fields(Recipe)}:
+        raise ValueError(f"recipe {recipe}: unknown fields {sorted(unknown)}; known are {[f.name for f in fields(Recipe)]}")
+    try:
+        return Recipe(**data)
+    except TypeError as error:
+        raise ValueError(f"recipe {recipe}: {error}") from error
