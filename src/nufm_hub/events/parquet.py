@@ -6,10 +6,7 @@ Variable-length arrays are `datasets.Array2D((None, k))` columns: reading one is
 from __future__ import annotations
 
 import json
-import os
-import uuid
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +17,7 @@ from datasets import Array2D, Features, Value
 from datasets.arrow_writer import OptimizedTypedSequence
 
 from nufm_hub.detectors import DetectorSpec
+from nufm_hub.files import new_file
 
 from .event import PARTICLE_FIELDS, PROVENANCE_FIELDS, TRUTH_FIELDS, Event, Field, Voxels
 
@@ -143,27 +141,20 @@ def write_events(events: Iterable[Event], path: str | Path, detector: DetectorSp
         FileExistsError: `path` exists; nothing is overwritten.
         ValueError: an event does not fit the detector.
     """
-    path = Path(path)
-    if path.exists():
-        raise FileExistsError(f"{path} exists already: choose another name, or remove it first")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     features, count, rows = event_features(detector), 0, []
-    try:
-        with pq.ParquetWriter(temporary, _arrow_schema(detector), compression="zstd", compression_level=9) as writer:
-            for event in events:
-                event.validate(detector)
-                rows.append(event_to_row(event, detector))
-                count += 1
-                if len(rows) == ROW_GROUP:
-                    writer.write_table(_table(rows, features, detector))
-                    rows = []
-            if rows:
+    with (
+        new_file(path) as temporary,
+        pq.ParquetWriter(temporary, _arrow_schema(detector), compression="zstd", compression_level=9) as writer,
+    ):
+        for event in events:
+            event.validate(detector)
+            rows.append(event_to_row(event, detector))
+            count += 1
+            if len(rows) == ROW_GROUP:
                 writer.write_table(_table(rows, features, detector))
-        os.replace(temporary, path)
-    finally:
-        with suppress(FileNotFoundError):
-            temporary.unlink()
+                rows = []
+        if rows:
+            writer.write_table(_table(rows, features, detector))
     return count
 
 
