@@ -1,1 +1,23 @@
-"""."""
+"""Metrics: `evaluate.Metric` classes that work offline by instantiation, each with a bootstrap interval.
+
+    MacroAUROC().compute(predictions=probabilities, references=labels, class_names=spec.classes("flavour"))
+
+Every result is JSON-able. A value that is undefined (the purity of a class that was never predicted) is None, never zero.
+"""
+
+from .classification import BalancedAccuracy, MacroAUROC, PurityEfficiency
+from .confidence import ErrorDetectionAUROC, ExpectedCalibrationError
+from .regression import RelativeResidual, VertexError
+from .trainer import flavour_metrics, vertex_metrics
+
+__all__ = [
+    "BalancedAccuracy",
+    "ErrorDetectionAUROC",
+    "ExpectedCalibrationError",
+    "MacroAUROC",
+    "PurityEfficiency",
+    "RelativeResidual",
+    "VertexError",
+    "flavour_metrics",
+    "vertex_metrics",
+]

@@ -1,0 +1,117 @@
+"""What all metrics share: an `evaluate.Metric` that checks its inputs before anything is stored."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import datasets
+import evaluate
+import numpy as np
+
+
+class EventMetric(evaluate.Metric):
+    """A metric over events. Bad input raises ValueError and leaves batches that were added before untouched.
+
+    Args:
+        **kwargs: of `evaluate.Metric`. Without several processes the inputs stay in memory instead of a cache file.
+    """
+
+    inputs_text = ""
+    citation_text = ""
+    features_of: ClassVar[dict[str, Any]]
+
+    def __init__(self, **kwargs: Any) -> None:
+        kwargs.setdefault("keep_in_memory", kwargs.get("num_process", 1) == 1)
+        super().__init__(**kwargs)
+
+    def _info(self) -> evaluate.MetricInfo:
+        return evaluate.MetricInfo(
+            description=inspect.getdoc(type(self)),
+            citation=self.citation_text,
+            inputs_description=self.inputs_text,
+            features=datasets.Features(self.features_of),
+        )
+
+    def _checked(self, predictions: Any, references: Any) -> tuple[np.ndarray, np.ndarray]:
+        raise NotImplementedError
+
+    def add_batch(self, *, predictions: Any = None, references: Any = None, **kwargs: Any) -> None:
+        """Add a batch, (B, ...) arrays, tensors or lists."""
+        predictions, references = self._checked(predictions, references)
+        super().add_batch(predictions=predictions, references=references, **kwargs)
+
+    def _finalize(self) -> None:
+        if self.writer is None:
+            raise ValueError(f"{self.name}: there is nothing to compute: give predictions and references, or add batches first")
+        super()._finalize()
+
+
+class ClassificationMetric(EventMetric):
+    """Predictions are class probabilities (B, K), references class indices (B,)."""
+
+    inputs_text = "Args: predictions: class probabilities (B, K); references: class indices (B,)."
+    features_of: ClassVar = {"predictions": datasets.Sequence(datasets.Value("float64")), "references": datasets.Value("int64")}
+
+    def _checked(self, predictions: Any, references: Any) -> tuple[np.ndarray, np.ndarray]:
+        p = _array(self.name, "predictions", predictions, 2, "class probabilities (events, classes)")
+        labels = _array(self.name, "references", references, 1, "class indices (events,)")
+        _require_equal_length(self.name, p, labels)
+        if p.shape[1] < 2:
+            raise ValueError(f"{self.name}: predictions have {p.shape[1]} class; give the probabilities of all classes, two or more")
+        bad = (p < 0).any(1) | (np.abs(p.sum(1) - 1) > 5e-3)  # leaves room for a softmax in bfloat16
+        if bad.any():
+            row = int(bad.argmax())
+            raise ValueError(
+                f"{self.name}: predictions of event {row} are no probabilities (sum {p[row].sum():.4g}): apply a softmax to logits first"
+            )
+        bad = (labels != np.round(labels)) | (labels < 0) | (labels >= p.shape[1])
+        if bad.any():
+            row = int(bad.argmax())
+            raise ValueError(f"{self.name}: reference {labels[row]:g} of event {row} is not one of the {p.shape[1]} classes; drop unlabelled events")
+        return p, labels.astype(np.int64)
+
+
+class RegressionMetric(EventMetric):
+    """Predictions and references are numbers (B,)."""
+
+    inputs_text = "Args: predictions, references: numbers (B,) in the same unit."
+    features_of: ClassVar = {"predictions": datasets.Value("float64"), "references": datasets.Value("float64")}
+    shape_text, dimensions = "numbers (events,)", 1
+
+    def _checked(self, predictions: Any, references: Any) -> tuple[np.ndarray, np.ndarray]:
+        p = _array(self.name, "predictions", predictions, self.dimensions, self.shape_text)
+        r = _array(self.name, "references", references, self.dimensions, self.shape_text)
+        _require_equal_length(self.name, p, r)
+        return p, r
+
+
+def names_of_classes(metric: str, class_names: Sequence[str] | None, num_classes: int) -> list[str]:
+    """The given names, or "0", "1", ...; ValueError when their number does not fit."""
+    names = [str(i) for i in range(num_classes)] if class_names is None else [str(n) for n in class_names]
+    if len(set(names)) != num_classes:
+        raise ValueError(f"{metric}: class_names {names} do not name the {num_classes} classes of the predictions")
+    return names
+
+
+def _array(metric: str, what: str, values: Any, dimensions: int, shape: str) -> np.ndarray:
+    if values is None:
+        raise ValueError(f"{metric}: {what} are missing")
+    try:
+        array = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{metric}: {what} must be {shape}, all rows of one length: {error}") from error
+    if array.size == 0:
+        raise ValueError(f"{metric}: {what} are empty; a metric needs at least one event")
+    if array.ndim != dimensions:
+        raise ValueError(f"{metric}: {what} have shape {array.shape}, but must be {shape}")
+    bad = ~np.isfinite(array).reshape(len(array), -1).all(1)
+    if bad.any():
+        raise ValueError(f"{metric}: {what} of event {int(bad.argmax())} are not finite ({int(bad.sum())} such events)")
+    return array
+
+
+def _require_equal_length(metric: str, predictions: np.ndarray, references: np.ndarray) -> None:
+    if len(predictions) != len(references):
+        raise ValueError(f"{metric}: {len(predictions)} predictions do not match {len(references)} references")

@@ -1,0 +1,69 @@
+"""How far predicted vertices and kinematic quantities are from the truth."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import datasets
+import numpy as np
+
+from .base import RegressionMetric
+from .bootstrap import bootstrap, report
+
+
+class VertexError(RegressionMetric):
+    """Distance in mm of predicted and true vertices, both (B, 3) in mm.
+
+    Result, each with `_low` and `_high` (95 %), in mm: `vertex_error_mean`, `vertex_error_median`, `vertex_error_q68` (68 % of the events are
+    closer) of the 3-D distance, `vertex_bias_x`, `_y`, `_z` (mean of prediction minus truth); `num_events`.
+    """
+
+    inputs_text = "Args: predictions, references: vertices (B, 3) in mm."
+    features_of: ClassVar = {k: datasets.Sequence(datasets.Value("float64")) for k in ("predictions", "references")}
+    shape_text, dimensions = "vertices (events, 3) in mm", 2
+
+    def _checked(self, predictions: Any, references: Any) -> tuple[np.ndarray, np.ndarray]:
+        p, r = super()._checked(predictions, references)
+        if p.shape[1] != 3 or r.shape[1] != 3:
+            raise ValueError(f"{self.name}: predictions {p.shape} and references {r.shape} must be {self.shape_text}")
+        return p, r
+
+    def _compute(self, predictions: Any, references: Any, num_resamples: int = 1000, seed: int = 0) -> dict[str, Any]:
+        p, r = self._checked(predictions, references)
+        offset = p - r
+        distance = np.linalg.norm(offset, axis=1)
+
+        def statistic(indices: np.ndarray) -> dict[str, np.ndarray]:
+            drawn = distance[indices]
+            median, q68 = np.quantile(drawn, [0.5, 0.68], axis=1)
+            bias = {f"vertex_bias_{axis}": offset[:, i][indices].mean(1) for i, axis in enumerate("xyz")}
+            return {"vertex_error_mean": drawn.mean(1), "vertex_error_median": median, "vertex_error_q68": q68, **bias}
+
+        return report(bootstrap(statistic, len(p), num_resamples, seed), len(p))
+
+
+class RelativeResidual(RegressionMetric):
+    """Relative residual (prediction - truth) / truth of a positive quantity, e.g. visible energy or missing transverse momentum.
+
+    Result, each with `_low` and `_high` (95 %): `bias` (median) and `sigma68` (half the width of the central 68 %); `num_events`.
+    """
+
+    def _checked(self, predictions: Any, references: Any) -> tuple[np.ndarray, np.ndarray]:
+        p, r = super()._checked(predictions, references)
+        if (r <= 0).any():
+            row = int((r <= 0).argmax())
+            raise ValueError(
+                f"{self.name}: reference {r[row]:g} of event {row} ({int((r <= 0).sum())} such events) has no relative residual: "
+                "leave out events with a true value of zero"
+            )
+        return p, r
+
+    def _compute(self, predictions: Any, references: Any, num_resamples: int = 1000, seed: int = 0) -> dict[str, Any]:
+        p, r = self._checked(predictions, references)
+        residual = p / r - 1
+
+        def statistic(indices: np.ndarray) -> dict[str, np.ndarray]:
+            low, median, high = np.quantile(residual[indices], [0.16, 0.5, 0.84], axis=1)
+            return {"bias": median, "sigma68": (high - low) / 2}
+
+        return report(bootstrap(statistic, len(p), num_resamples, seed), len(p))
