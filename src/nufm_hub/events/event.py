@@ -209,4 +209,4 @@ class Event:
     def _require_finite(self, branch: str, values: np.ndarray) -> None:
         if not np.isfinite(values).all():
             row, column = (int(i) for i in np.argwhere(~np.isfinite(values))[0])
-            raise ValueError(f"{self}, branch {branch!r}: {values[row, column]} in row {row}, column {column} is not finite; drop or repair the event")
+            raise ValueError(f"{self}, branch {branch!r}: {values[row, column]} at row {row}, column {column} is not finite; drop the event")

@@ -197,7 +197,8 @@ def read_events(path: str | Path) -> Iterator[Event]:
     with file:
         for group in range(file.num_row_groups):
             try:
-                table = file.read_row_group(group)
+                # Arrow's own threads may drop the Python extension types of datasets while the interpreter ends, which aborts it.
+                table = file.read_row_group(group, use_threads=False)
             except (OSError, pa.ArrowInvalid) as error:
                 raise ValueError(f"{path}: row group {group} cannot be read (the file is damaged): {error}") from error
             columns = {name: _column(table.column(name), feature) for name, feature in features.items()}

@@ -196,7 +196,7 @@ class StreamingEvents(IterableDataset):
         for g in groups:
             path, group, _ = self._shards.groups[g]
             try:
-                table = opened(path).read_row_group(group)
+                table = opened(path).read_row_group(group, use_threads=False)
             except (OSError, pa.ArrowInvalid) as error:
                 raise ValueError(f"{path}: row group {group} cannot be read (the file is damaged or has changed): {error}") from error
             yield from self._shards.decode(table)

@@ -47,7 +47,8 @@ class Recipe:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "betas", tuple(self.betas))
-        if min(self.epochs, self.batch_size, self.micro_batch_size, self.base_learning_rate) <= 0 or not 0 <= self.warmup < 1 or not 0 < self.layer_decay <= 1:
+        positive = min(self.epochs, self.batch_size, self.micro_batch_size, self.base_learning_rate) > 0
+        if not positive or not 0 <= self.warmup < 1 or not 0 < self.layer_decay <= 1 or self.batch_size % self.micro_batch_size:
             raise ValueError(f"recipe values out of range: {self}")
         self.make_augmentation()
 
