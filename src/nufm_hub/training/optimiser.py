@@ -8,6 +8,10 @@ from typing import Any
 from torch import nn
 
 
+# Learned vectors that happen to be stored as matrices: CLS and mask tokens, window and state embeddings, cosine bases, source vectors.
+_NO_DECAY = re.compile(r"(token|source|state\.weight|window\.weight|query|basis|log_sigma)[^.]*$|\.(window|state)\.weight$")
+
+
 def parameter_groups(model: nn.Module, learning_rate: float, weight_decay: float, layer_decay: float = 1.0) -> list[dict[str, Any]]:
     """Groups for AdamW.
 
@@ -24,7 +28,7 @@ def parameter_groups(model: nn.Module, learning_rate: float, weight_decay: float
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        decay = 0.0 if parameter.ndim < 2 or re.search(r"(^|[._])(token|tokens|embedding|embeddings|position)s?(\.weight)?$", name) else weight_decay
+        decay = 0.0 if parameter.ndim < 2 or _NO_DECAY.search(name) else weight_decay
         rate = learning_rate * (0.1 if "log_sigma" in name else layer_decay ** (top - depths.get(name, top)))
         group = groups.setdefault((rate, decay), {"params": [], "lr": rate, "weight_decay": decay, "name": f"lr {rate:.3g} decay {decay:g}"})
         group["params"].append(parameter)
@@ -32,24 +36,25 @@ def parameter_groups(model: nn.Module, learning_rate: float, weight_decay: float
 
 
 def encoder_depths(model: nn.Module) -> dict[str, int]:
-    """Depth of every encoder parameter by name: 0 for embeddings, then the window blocks, then the fusion blocks of this model.
+    """Depth of the encoder parameters of a NuFM model by name: 0 embeddings, then window layers, then fusion rounds.
 
-    Parallel branches of different depth end at the same place: the last window block of each is one below the fusion.
+    Branches with fewer window layers than the deepest one end, not start, together with it: all meet in the fusion.
     """
     names = [name for name, _ in model.named_parameters()]
-    window = [(int(m[1]), int(m[2])) for name in names if (m := re.search(r"encoder\.window_layers\.(\d+)\.(\d+)\.", name))]
-    deepest = {branch: max(layer for b, layer in window if b == branch) + 1 for branch, _ in window}
-    window_depth = max(deepest.values(), default=0)
-    fusion = [int(m[1]) for name in names if (m := re.search(r"encoder\.(?:latent|cross|fusion)_layers\.(\d+)\.", name))]
+    window = {name: (int(m[1]), int(m[2])) for name in names if (m := re.search(r"encoder\.branches\.(\d+)\.layers\.(\d+)\.", name))}
+    layers = {branch: 1 + max(layer for b, layer in window.values() if b == branch) for branch, _ in window.values()}
+    deepest = max(layers.values(), default=0)
     depths: dict[str, int] = {}
     for name in names:
         if "embeddings." in name:
             depths[name] = 0
-        elif m := re.search(r"encoder\.window_layers\.(\d+)\.(\d+)\.", name):
-            depths[name] = 1 + int(m[2]) + window_depth - deepest[int(m[1])]
-        elif m := re.search(r"encoder\.(?:latent|cross|fusion)_layers\.(\d+)\.", name):
-            depths[name] = 1 + window_depth + int(m[1])
-        elif re.search(r"(^|\.)encoder\.", name):
-            # Norms between the stages and the CLS tokens: where they first act.
-            depths[name] = 1 if "token" in name else window_depth + 1 if fusion else window_depth
+        elif name in window:
+            branch, layer = window[name]
+            depths[name] = 1 + layer + deepest - layers[branch]
+        elif m := re.search(r"encoder\.(?:cross|self)_layers\.(\d+)\.", name):
+            depths[name] = 1 + deepest + int(m[1])
+        elif "cls_token" in name:
+            depths[name] = 1
+        elif re.search(r"encoder\..*norm\.", name):
+            depths[name] = deepest  # after the last window layer
     return depths
