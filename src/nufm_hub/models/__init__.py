@@ -1,1 +1,17 @@
-"""."""
+"""Models. Importing this registers NuFM with transformers' `AutoConfig`, `AutoModel`
+and `AutoFeatureExtractor`, and with the Auto classes here."""
+
+from .auto import AutoModelForFlavourClassification, AutoModelForParticleID, AutoModelForVertexRegression
+from .nufm import NuFMConfig, NuFMForFlavourClassification, NuFMForParticleID, NuFMForVertexRegression, NuFMModel, NuFMProcessor
+
+__all__ = [
+    "AutoModelForFlavourClassification",
+    "AutoModelForParticleID",
+    "AutoModelForVertexRegression",
+    "NuFMConfig",
+    "NuFMForFlavourClassification",
+    "NuFMForParticleID",
+    "NuFMForVertexRegression",
+    "NuFMModel",
+    "NuFMProcessor",
+]

@@ -1,1 +1,25 @@
-"""."""
+"""The NuFM family: configuration, models, processor."""
+
+from .configuration_nufm import NuFMConfig
+from .modeling_nufm import (
+    NuFMForFlavourClassification,
+    NuFMForParticleID,
+    NuFMForVertexRegression,
+    NuFMHeadOutput,
+    NuFMModel,
+    NuFMModelOutput,
+    NuFMPreTrainedModel,
+)
+from .processing_nufm import NuFMProcessor
+
+__all__ = [
+    "NuFMConfig",
+    "NuFMForFlavourClassification",
+    "NuFMForParticleID",
+    "NuFMForVertexRegression",
+    "NuFMHeadOutput",
+    "NuFMModel",
+    "NuFMModelOutput",
+    "NuFMPreTrainedModel",
+    "NuFMProcessor",
+]

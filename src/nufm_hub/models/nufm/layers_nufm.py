@@ -1,0 +1,137 @@
+"""Layers of the NuFM models: attention through the library's attention interface, pre-norm blocks, frozen positions, packing."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from .configuration_nufm import NuFMConfig
+
+
+def sincos_position(size: int, grid: tuple[int, int, int]) -> Tensor:
+    """Frozen 3-D sine-cosine positions, float32 (grid points with the last axis fastest, size).
+
+    `size` is split into three even parts for the axes, the first ones 2 larger when it is no multiple of 6; each part holds the sines,
+    then the cosines, of index * 10000^(-i / half part).
+    """
+    base, extra = size // 6 * 2, size % 6 // 2
+    parts = []
+    axes = torch.meshgrid(*(torch.arange(n, dtype=torch.float64, device="cpu") for n in grid), indexing="ij")
+    for axis, index in enumerate(axes):
+        half = (base + 2 * (axis < extra)) // 2
+        frequency = 10000.0 ** (-torch.arange(half, dtype=torch.float64, device="cpu") / half)
+        angle = index.reshape(-1, 1) * frequency
+        parts += [angle.sin(), angle.cos()]
+    return torch.cat(parts, dim=1).float()
+
+
+class FrozenPosition(nn.Module):
+    """A table of sine-cosine positions; not in checkpoints, since the grid says all about it."""
+
+    def __init__(self, size: int, grid: tuple[int, int, int]):
+        super().__init__()
+        self.size, self.grid = size, grid
+        self.register_buffer("weight", sincos_position(size, grid), persistent=False)
+
+    def forward(self, index: Tensor) -> Tensor:
+        return self.weight[index]
+
+
+def pack(values: Tensor, group: Tensor, groups: int, min_length: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows of `values` (T, d) as padded sequences, one per group.
+
+    Args:
+        values: (T, d).
+        group: int64 (T,) group of each row, in any order; rows of a group keep theirs.
+        groups: number of groups G.
+        min_length: of the padded sequences.
+
+    Returns:
+        sequences (G, L, d), zero at padding; mask bool (G, L), True at rows; slot int64 (T,), so that
+        `sequences.flatten(0, 1)[slot]` gives `values` back.
+    """
+    counts = torch.bincount(group, minlength=groups)
+    length = max(int(counts.max()) if groups else 0, min_length)
+    order = torch.argsort(group, stable=True)
+    starts = counts.cumsum(0) - counts
+    rank = torch.empty_like(order)
+    rank[order] = torch.arange(group.shape[0], device=group.device) - starts[group[order]]
+    slot = group * length + rank
+    sequences = values.new_zeros(groups * length, values.shape[-1]).index_copy(0, slot, values)
+    mask = torch.arange(length, device=group.device) < counts[:, None]
+    return sequences.view(groups, length, values.shape[-1]), mask, slot
+
+
+def eager_attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, scaling: float, dropout: float = 0.0, **_: object
+) -> tuple[Tensor, Tensor]:
+    """Attention written out, with its weights; the mask is bool, True at keys to attend to."""
+    scores = query @ key.transpose(-1, -2) * scaling
+    if attention_mask is not None:
+        scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
+    weights = F.dropout(scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype), dropout, module.training)
+    return (weights @ value).transpose(1, 2).contiguous(), weights
+
+
+class NuFMAttention(nn.Module):
+    """Multi-head attention of queries to keys/values, fused projections (`query`; `key_value`: keys, then values)."""
+
+    is_causal = False
+
+    def __init__(self, config: NuFMConfig, size: int, heads: int):
+        super().__init__()
+        self.config = config
+        self.heads, self.scaling = heads, (size // heads) ** -0.5
+        self.query = nn.Linear(size, size)
+        self.key_value = nn.Linear(size, 2 * size)
+        self.output = nn.Linear(size, size)
+
+    def forward(self, hidden: Tensor, context: Tensor, context_mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """(B, Q, size) attends to (B, K, size) where the mask, bool (B, K), is True. Gives (B, Q, size) and, if eager, the weights."""
+        query = self.query(hidden).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        key, value = self.key_value(context).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        mask = None if context_mask is None else context_mask[:, None, None, :].expand(-1, 1, hidden.shape[1], -1)
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention)
+        if hidden.numel() == 0:  # the library's sdpa cannot reshape an empty batch
+            attend = eager_attention
+        dropout = self.config.attention_dropout if self.training else 0.0
+        hidden, weights = attend(self, query, key, value, mask, dropout=dropout, scaling=self.scaling)
+        return self.output(hidden.flatten(-2)), weights
+
+
+class NuFMMLP(nn.Sequential):
+    """Linear, exact GELU, linear."""
+
+    def __init__(self, config: NuFMConfig, size: int):
+        inner = int(size * config.mlp_ratio)
+        super().__init__(nn.Linear(size, inner), nn.GELU(), nn.Linear(inner, size), nn.Dropout(config.hidden_dropout))
+
+
+class NuFMLayer(GradientCheckpointingLayer):
+    """Pre-norm transformer layer: self-attention, or cross-attention when built with `cross=True`, then an MLP, both residual."""
+
+    def __init__(self, config: NuFMConfig, size: int, heads: int, *, cross: bool = False, drop_path: float = 0.0):
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(size, eps=config.layer_norm_eps)
+        self.context_norm = nn.LayerNorm(size, eps=config.layer_norm_eps) if cross else None
+        self.attention = NuFMAttention(config, size, heads)
+        self.dropout = nn.Dropout(config.hidden_dropout)
+        self.mlp_norm = nn.LayerNorm(size, eps=config.layer_norm_eps)
+        self.mlp = NuFMMLP(config, size)
+        self.drop_path = drop_path
+
+    def forward(self, hidden: Tensor, context_mask: Tensor | None, context: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """hidden (B, Q, size); context (B, K, size) in cross-attention; mask bool (B, K) of the attended sequence."""
+        normed = self.attention_norm(hidden)
+        attended, weights = self.attention(normed, normed if context is None else self.context_norm(context), context_mask)
+        hidden = hidden + self._drop_path(self.dropout(attended))
+        return hidden + self._drop_path(self.mlp(self.mlp_norm(hidden))), weights
+
+    def _drop_path(self, branch: Tensor) -> Tensor:
+        if not self.training or self.drop_path == 0:
+            return branch
+        keep = 1 - self.drop_path
+        return branch * (torch.rand(branch.shape[0], 1, 1, device=branch.device) < keep).to(branch.dtype) / keep

@@ -1,0 +1,562 @@
+"""NuFM: a sparse, multimodal encoder for neutrino detectors, and its task heads.
+
+Voxels become patch tokens; the occupied patches of each window of the detector attend to each other and to a few CLS tokens; the CLS
+tokens of all windows are the latents, which gather all tokens, images and tracks included, in Perceiver-IO fashion
+(arXiv:2107.14795). After arXiv:2604.07037. Only occupied patches and windows are computed.
+
+Names of weights say what moves to another detector: `embeddings.*` belongs to one detector, `encoder.*` does not; `head.*` belongs to a
+task, `decoder.*` to pre-training. They are the same in every class here, so that checkpoints of any of them load into any other.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.utils import ModelOutput
+
+from nufm_hub.detectors import DetectorSpec, ImageBranch, TrackBranch, VoxelBranch
+
+from .configuration_nufm import NuFMConfig, explicit_revision
+from .layers_nufm import FrozenPosition, NuFMLayer, pack, sincos_position
+from .patch_embedding import NuFMPatchEmbedding, Patches, SparsePatchConv3d, patchify
+
+
+@dataclass
+class NuFMModelOutput(ModelOutput):
+    """Output of `NuFMModel`.
+
+    Attributes:
+        last_hidden_state: float (B, L, hidden_size), the latents; L is the largest number of active latents in the batch.
+        latent_mask: bool (B, L), True where a latent is active. Rows of the others mean nothing.
+        pooler_output: float (B, hidden_size), mean of the active latents.
+        hidden_states: with `output_hidden_states`, latents before and after each fusion round: `fusion_depth + 1` of (B, L, hidden_size).
+        attentions: with `output_attentions` and eager attention, how latents look at tokens: `fusion_depth` of (B, heads, L, tokens).
+    """
+
+    last_hidden_state: Tensor | None = None
+    latent_mask: Tensor | None = None
+    pooler_output: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class NuFMHeadOutput(ModelOutput):
+    """Output of the task heads.
+
+    Attributes:
+        loss: scalar, when labels were given.
+        logits: float (B, num_labels): class scores, or the regressed values.
+        hidden_states, attentions: see `NuFMModelOutput`.
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class Tokens:
+    """What the embeddings hand to the encoder for one voxel branch: T tokens of P occupied patches (T < P when some are hidden).
+
+    Attributes:
+        values: (T, hidden_size) patch embedding + position (+ source).
+        event, window: int64 (T,), non-decreasing in (event, window).
+        occupied: int64 (B * windows,) number of occupied patches, hidden ones too, of each window.
+        window_vectors: (windows, hidden_size) added after the window layers, or None in a branch of one window.
+        source: (hidden_size,) added to the CLS tokens after the window layers, or None in the first branch.
+    """
+
+    values: Tensor
+    event: Tensor
+    window: Tensor
+    occupied: Tensor
+    window_vectors: Tensor | None
+    source: Tensor | None
+
+
+class NuFMVoxelEmbeddings(nn.Module):
+    """Patches of one voxel branch -> tokens."""
+
+    def __init__(self, config: NuFMConfig, branch: VoxelBranch, first: bool):
+        super().__init__()
+        self.patch_embedding = NuFMPatchEmbedding(branch, config.hidden_size, config.layer_norm_eps)
+        self.position = FrozenPosition(config.hidden_size, branch.window)
+        self.source = None if first else nn.Parameter(torch.empty(config.hidden_size))
+        self.window = window_embedding(config, branch, config.hidden_size)
+
+    def forward(self, patches: Patches, occupied: Tensor) -> Tokens:
+        values = self.patch_embedding(patches) + self.position(patches.position)
+        if self.source is not None:
+            values = values + self.source
+        return Tokens(values, patches.event, patches.window, occupied, None if self.window is None else self.window.weight, self.source)
+
+
+def window_embedding(config: NuFMConfig, branch: VoxelBranch, size: int) -> nn.Module | None:
+    """Vectors (`.weight`) that tell the windows of a branch apart; None when there is one window."""
+    if branch.num_windows == 1:
+        return None
+    if config.window_position == "sincos":
+        return FrozenPosition(size, branch.window_grid)
+    return nn.Embedding(branch.num_windows, size)
+
+
+class NuFMImageEmbeddings(nn.Module):
+    """A dense image -> one token."""
+
+    def __init__(self, config: NuFMConfig, branch: ImageBranch):
+        super().__init__()
+        self.projection = nn.Linear(branch.size, config.hidden_size)
+        self.source = nn.Parameter(torch.empty(config.hidden_size))
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(B, D) -> (B, hidden_size)."""
+        return self.projection(image.to(self.projection.weight.dtype)) + self.source
+
+
+class NuFMTrackEmbeddings(nn.Module):
+    """Tracks -> one token: their number looks at them; a learned state says whether there is any."""
+
+    def __init__(self, config: NuFMConfig, branch: TrackBranch):
+        super().__init__()
+        self.count = nn.Linear(1, config.hidden_size)
+        self.projection = nn.Linear(len(branch.model_features), config.hidden_size)
+        self.layer = NuFMLayer(config, config.hidden_size, config.num_attention_heads, cross=True)
+        self.state = nn.Embedding(2, config.hidden_size)
+        self.source = nn.Parameter(torch.empty(config.hidden_size))
+
+    def forward(self, tracks: Tensor, mask: Tensor) -> Tensor:
+        """Features (B, T, F) and mask bool (B, T) -> (B, hidden_size)."""
+        dtype = self.count.weight.dtype
+        some = mask.any(dim=1)
+        count = self.count(mask.sum(dim=1, keepdim=True).to(dtype))[:, None]
+        # one zero track more: a row of masked keys alone has no softmax; its result is not used
+        tracks = F.pad(tracks.to(dtype), (0, 0, 0, 1)).masked_fill(~F.pad(mask, (0, 1))[..., None], 0)
+        looked, _ = self.layer(count, torch.cat([mask, ~some[:, None]], dim=1), self.projection(tracks))
+        token = torch.where(some[:, None, None], looked, count).squeeze(1)
+        return token + self.state(some.long()) + self.source
+
+
+class NuFMEmbeddings(nn.Module):
+    """Everything that belongs to one detector."""
+
+    def __init__(self, config: NuFMConfig):
+        super().__init__()
+        spec = config.spec
+        self.voxels = nn.ModuleList(NuFMVoxelEmbeddings(config, b, first=i == 0) for i, b in enumerate(spec.voxel_branches))
+        self.image = NuFMImageEmbeddings(config, spec.image_branch) if spec.image_branch else None
+        self.tracks = NuFMTrackEmbeddings(config, spec.track_branch) if spec.track_branch else None
+
+
+class NuFMBranchEncoder(nn.Module):
+    """Self-attention inside the windows of one voxel branch."""
+
+    def __init__(self, config: NuFMConfig, branch: VoxelBranch, depth: int):
+        super().__init__()
+        self.num_cls, self.num_windows = config.num_window_cls, branch.num_windows
+        self.patches_per_cls = max(1, branch.positions_per_window // self.num_cls)
+        self.cls_token = nn.Parameter(torch.empty(self.num_cls, config.hidden_size))
+        rates = [config.drop_path_rate * i / max(1, depth + 2 * config.fusion_depth - 1) for i in range(depth)]
+        self.layers = nn.ModuleList(NuFMLayer(config, config.hidden_size, config.num_attention_heads, drop_path=r) for r in rates)
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+
+    def forward(self, tokens: Tokens, forced: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Encode.
+
+        Args:
+            tokens: of the branch.
+            forced: bool (B,), events that get a window with a CLS token even when no patch is occupied.
+
+        Returns:
+            tokens (T, hidden_size) in the order given; active CLS tokens (C, hidden_size), and their events int64 (C,).
+        """
+        occupied = tokens.occupied.view(-1, self.num_windows)
+        active = occupied > 0
+        active[:, 0] |= forced
+        active = active.flatten()
+        row_of_window = active.long().cumsum(0) - 1
+        rows = active.nonzero().squeeze(1)
+
+        code = tokens.event * self.num_windows + tokens.window
+        sequences, mask, slot = pack(tokens.values, row_of_window[code], rows.shape[0])
+        wanted = (tokens.occupied[rows] + self.patches_per_cls - 1) // self.patches_per_cls
+        cls_mask = torch.arange(self.num_cls, device=mask.device) < wanted.clamp(1, self.num_cls)[:, None]
+        hidden = torch.cat([self.cls_token.to(sequences.dtype).expand(rows.shape[0], -1, -1), sequences], dim=1)
+        mask = torch.cat([cls_mask, mask], dim=1)
+        for layer in self.layers:
+            hidden, _ = layer(hidden, mask)
+        hidden = self.norm(hidden)
+
+        if tokens.window_vectors is not None:
+            hidden = hidden + tokens.window_vectors[rows % self.num_windows][:, None]
+        cls = hidden[:, : self.num_cls]
+        if tokens.source is not None:
+            cls = cls + tokens.source
+        values = hidden[:, self.num_cls :].flatten(0, 1)[slot]
+        event = (rows // self.num_windows)[:, None].expand(-1, self.num_cls)
+        return values, cls[cls_mask], event[cls_mask]
+
+
+class NuFMEncoder(nn.Module):
+    """Everything that can move to another detector: window layers of every branch, then the fusion of all tokens into the latents."""
+
+    def __init__(self, config: NuFMConfig):
+        super().__init__()
+        size, heads, depth = config.hidden_size, config.num_attention_heads, config.fusion_depth
+        branches = config.spec.voxel_branches
+        self.branches = nn.ModuleList(NuFMBranchEncoder(config, b, d) for b, d in zip(branches, config.window_depths))
+        self.tokens_norm = nn.LayerNorm(size, eps=config.layer_norm_eps)
+        start, steps = config.window_depths[0], max(1, config.window_depths[0] + 2 * depth - 1)
+        rates = [config.drop_path_rate * (start + i) / steps for i in range(2 * depth)]
+        cross = [0.0] + [r / 2 for r in rates[2::2]]
+        self.cross_layers = nn.ModuleList(NuFMLayer(config, size, heads, cross=True, drop_path=r) for r in cross)
+        self.self_layers = nn.ModuleList(NuFMLayer(config, size, heads, drop_path=r) for r in rates[1::2])
+
+    def forward(
+        self, voxels: list[Tokens], others: list[tuple[Tensor, Tensor]], batch_size: int, *, keep_history: bool = False
+    ) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor]]:
+        """Encode a batch.
+
+        Args:
+            voxels: tokens of each voxel branch.
+            others: further tokens (T, hidden_size) with their events int64 (T,).
+            batch_size: number of events B.
+            keep_history: whether to return the latents of every round and the cross-attention weights.
+
+        Returns:
+            latents (B, L, hidden_size); mask bool (B, L); latents before and after each round; weights, if the attention gives them.
+        """
+        # an event with no occupied patch still has one latent, a lone CLS token of the first branch
+        alone = torch.stack([t.occupied.view(batch_size, -1).sum(1) for t in voxels]).sum(0) == 0
+        encoded = [branch(t, alone if i == 0 else torch.zeros_like(alone)) for i, (branch, t) in enumerate(zip(self.branches, voxels))]
+        values = torch.cat([e[0] for e in encoded] + [o[0] for o in others])
+        events = torch.cat([t.event for t in voxels] + [o[1] for o in others])
+        tokens, token_mask, _ = pack(self.tokens_norm(values), events, batch_size, min_length=1)
+        token_mask[:, 0] = True  # an event with no token looks at a zero, the others have one there
+        latents, latent_mask, _ = pack(torch.cat([e[1] for e in encoded]), torch.cat([e[2] for e in encoded]), batch_size)
+
+        history, weights = [latents], []
+        for cross, own in zip(self.cross_layers, self.self_layers):
+            latents, attention = cross(latents, token_mask, tokens)
+            latents, _ = own(latents, latent_mask)
+            if keep_history:
+                history.append(latents)
+                weights += [] if attention is None else [attention]
+        return latents, latent_mask, history, weights
+
+
+class NuFMHeadLinear(nn.Linear):
+    """A linear layer that starts close to zero, so that the first predictions are neutral."""
+
+
+class NuFMHead(nn.Module):
+    """LayerNorm, dropout, linear."""
+
+    def __init__(self, config: NuFMConfig, outputs: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.head_dropout)
+        self.output = NuFMHeadLinear(config.hidden_size, outputs)
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """(B, hidden_size) -> (B, outputs)."""
+        return self.output(self.dropout(self.norm(pooled)))
+
+
+class NuFMPreTrainedModel(PreTrainedModel):
+    """Start of weights, loading, and the encoder that every NuFM model has."""
+
+    config_class = NuFMConfig
+    base_model_prefix = "nufm"
+    main_input_name = "voxel_features"
+    supports_gradient_checkpointing = True
+    accepts_loss_kwargs = False  # losses are plain means over the batch
+    _supports_sdpa = True
+    _no_split_modules = ("NuFMLayer",)
+
+    def __init__(self, config: NuFMConfig):
+        super().__init__(config)
+        self.embeddings = NuFMEmbeddings(config)
+        self.encoder = NuFMEncoder(config)
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        # one rule per weight: while a checkpoint loads, what has been set once is left alone
+        if isinstance(module, NuFMHeadLinear):
+            init.trunc_normal_(module.weight, std=self.config.head_init_std)
+            init.zeros_(module.bias)
+        elif isinstance(module, (nn.Linear, SparsePatchConv3d)):
+            bound = math.sqrt(6 / (module.weight.shape[0] + math.prod(module.weight.shape[1:])))  # Xavier, a kernel counts as a linear map
+            init.uniform_(module.weight, -bound, bound)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, FrozenPosition):
+            init.copy_(module.weight, sincos_position(module.size, module.grid))
+        else:
+            super()._init_weights(module)
+        for name in ("source", "cls_token", "query"):
+            if isinstance(getattr(module, name, None), nn.Parameter):
+                init.normal_(getattr(module, name), std=self.config.initializer_range)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args: Any, **kwargs: Any):
+        """As in the library; an id of a checkpoint that comes with the package is read from there."""
+        from nufm_hub.checkpoints import resolve
+
+        if pretrained_model_name_or_path is None:
+            return super().from_pretrained(None, *args, **kwargs)
+        folder = resolve(pretrained_model_name_or_path, revision=explicit_revision(kwargs))
+        loaded = super().from_pretrained(folder, *args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        model.config.name_or_path = model.name_or_path = str(pretrained_model_name_or_path)
+        return loaded
+
+    def patches(self, voxel_coordinates: Tensor, voxel_features: Tensor, voxel_branch: Tensor, branch_mask: Tensor | None) -> list[Patches]:
+        """Occupied patches of every voxel branch of a batch: padding, absent branches and branches with too few voxels drop out.
+
+        `Patches.voxel` indexes the flattened (B * N) voxels. For the arguments see `NuFMModel.forward`.
+        """
+        spec = self.config.spec
+        batch, length = voxel_branch.shape
+        self._check_inputs(spec, voxel_coordinates, voxel_features, voxel_branch, branch_mask)
+        branch_of_voxel, coordinates, features = voxel_branch.flatten(), voxel_coordinates.flatten(0, 1), voxel_features.flatten(0, 1)
+        table = []
+        for i, branch in enumerate(spec.voxel_branches):
+            voxel = (branch_of_voxel == i).nonzero().squeeze(1)
+            event = voxel // max(length, 1)
+            present = torch.bincount(event, minlength=batch) >= self.config.min_voxels_per_branch
+            if branch_mask is not None:
+                present = present & branch_mask[:, i].bool()
+            kept = present[event]
+            voxel, event = voxel[kept], event[kept]
+            inputs = features[voxel, : len(branch.channels)]
+            table.append(patchify(coordinates[voxel], event, inputs, voxel, branch, batch))
+        return table
+
+    @staticmethod
+    def _check_inputs(spec: DetectorSpec, coordinates: Tensor, features: Tensor, branch: Tensor, branch_mask: Tensor | None) -> None:
+        channels = max(len(b.channels) for b in spec.voxel_branches)
+        if coordinates.shape != (*branch.shape, 3) or features.shape[:2] != branch.shape or features.shape[2] < channels:
+            raise ValueError(
+                f"detector {spec.name!r} needs voxel_coordinates (B, N, 3), voxel_features (B, N, {channels}) and voxel_branch (B, N); got "
+                f"{tuple(coordinates.shape)}, {tuple(features.shape)} and {tuple(branch.shape)}"
+            )
+        if branch_mask is not None and branch_mask.shape != (branch.shape[0], len(spec.branches)):
+            raise ValueError(f"branch_mask must be (B, {len(spec.branches)}), one column per branch of {spec.name!r}; got {tuple(branch_mask.shape)}")
+        if branch.device.type == "cpu" and branch.numel() and int(branch.max()) >= len(spec.voxel_branches):
+            raise ValueError(f"voxel_branch {int(branch.max())} is no voxel branch of {spec.name!r}, which has {len(spec.voxel_branches)}")
+
+    def other_tokens(
+        self, batch_size: int, image_features: Tensor | None, track_features: Tensor | None, track_mask: Tensor | None, branch_mask: Tensor | None
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        """Tokens (T, hidden_size) of the image and of the tracks, with their events int64 (T,); absent branches make none."""
+        spec, tokens = self.config.spec, {}
+        for name, branch, values in (("image", spec.image_branch, image_features), ("tracks", spec.track_branch, track_features)):
+            if branch is None:
+                continue
+            if values is None or (name == "tracks" and track_mask is None):
+                needed = "image_features" if name == "image" else "track_features and track_mask"
+                raise ValueError(f"detector {spec.name!r} has the branch {branch.name!r}: give {needed} (and branch_mask False where it is absent)")
+            embedded = self.embeddings.image(values) if name == "image" else self.embeddings.tracks(values, track_mask.bool())
+            event = torch.arange(batch_size, device=embedded.device)
+            if branch_mask is not None:
+                event = branch_mask[:, spec.branches.index(branch)].bool().nonzero().squeeze(1)
+            tokens[name] = (embedded[event], event)
+        return tokens
+
+    def embed(self, patches: list[Patches], visible: list[Tensor] | None, batch_size: int) -> list[Tokens]:
+        """Tokens of every voxel branch; `visible`, bool (P,) for each branch, hides patches before they are embedded."""
+        tokens = []
+        for i, (embed, table) in enumerate(zip(self.embeddings.voxels, patches)):
+            windows = self.encoder.branches[i].num_windows
+            occupied = torch.bincount(table.event * windows + table.window, minlength=batch_size * windows)
+            tokens.append(embed(table if visible is None else table.select(visible[i]), occupied))
+        return tokens
+
+    def encode(
+        self,
+        voxel_coordinates: Tensor,
+        voxel_features: Tensor,
+        voxel_branch: Tensor,
+        image_features: Tensor | None,
+        track_features: Tensor | None,
+        track_mask: Tensor | None,
+        branch_mask: Tensor | None,
+        output_hidden_states: bool | None,
+        output_attentions: bool | None,
+    ) -> NuFMModelOutput:
+        """Encode a batch; see `NuFMModel.forward`."""
+        states = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        attentions = self.config.output_attentions if output_attentions is None else output_attentions
+        batch_size = voxel_branch.shape[0]
+        patches = self.patches(voxel_coordinates, voxel_features, voxel_branch, branch_mask)
+        others = self.other_tokens(batch_size, image_features, track_features, track_mask, branch_mask)
+        latents, mask, history, weights = self.encoder(
+            self.embed(patches, None, batch_size), list(others.values()), batch_size, keep_history=bool(states or attentions)
+        )
+        return NuFMModelOutput(
+            last_hidden_state=latents,
+            latent_mask=mask,
+            pooler_output=masked_mean(latents, mask),
+            hidden_states=tuple(history) if states else None,
+            attentions=tuple(weights) if attentions else None,
+        )
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean over the second axis of (B, L, d) where the mask, bool (B, L), is True."""
+    return values.masked_fill(~mask[..., None], 0).sum(dim=1) / mask.sum(dim=1, keepdim=True).to(values.dtype)
+
+
+class NuFMModel(NuFMPreTrainedModel):
+    """The encoder without a task."""
+
+    def __init__(self, config: NuFMConfig):
+        super().__init__(config)
+        self.post_init()
+
+    def forward(
+        self,
+        voxel_coordinates: Tensor,
+        voxel_features: Tensor,
+        voxel_branch: Tensor,
+        image_features: Tensor | None = None,
+        track_features: Tensor | None = None,
+        track_mask: Tensor | None = None,
+        branch_mask: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> NuFMModelOutput | tuple:
+        """Encode a batch of B events.
+
+        Args:
+            voxel_coordinates: int64 (B, N, 3), voxel indices in the grid of the voxel's branch.
+            voxel_features: float (B, N, C), as the processor standardises them.
+            voxel_branch: int64 (B, N), index among the detector's voxel branches; -1 is padding. Two voxels at the same place count
+                with the sum of their features.
+            image_features: float (B, D), flattened image; needed when the detector has an image branch.
+            track_features: float (B, T, F), and `track_mask`, bool (B, T), True at real tracks; needed when it has a track branch.
+            track_mask: see `track_features`.
+            branch_mask: bool (B, number of branches), False where a sub-detector is absent. Absent is not empty: an empty image or
+                track branch makes a token that says so, an absent one makes none. None: all present.
+            output_hidden_states, output_attentions, return_dict: as in the library; attentions need `attn_implementation="eager"`.
+
+        Raises:
+            ValueError: inputs that do not fit the detector.
+        """
+        output = self.encode(
+            voxel_coordinates, voxel_features, voxel_branch, image_features, track_features, track_mask, branch_mask,
+            output_hidden_states, output_attentions,
+        )  # fmt: skip
+        return output if self._dictionary(return_dict) else output.to_tuple()
+
+    def _dictionary(self, return_dict: bool | None) -> bool:
+        return self.config.return_dict if return_dict is None else return_dict
+
+
+class _NuFMTaskModel(NuFMPreTrainedModel):
+    """Encoder, mean of the latents, one head."""
+
+    def __init__(self, config: NuFMConfig, outputs: int):
+        super().__init__(config)
+        self.head = NuFMHead(config, outputs)
+        self.post_init()
+
+    def task_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def forward(
+        self,
+        voxel_coordinates: Tensor,
+        voxel_features: Tensor,
+        voxel_branch: Tensor,
+        image_features: Tensor | None = None,
+        track_features: Tensor | None = None,
+        track_mask: Tensor | None = None,
+        branch_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> NuFMHeadOutput | tuple:
+        """Predict; `labels` as the class says, all else as in `NuFMModel.forward`."""
+        encoded = self.encode(
+            voxel_coordinates, voxel_features, voxel_branch, image_features, track_features, track_mask, branch_mask,
+            output_hidden_states, output_attentions,
+        )  # fmt: skip
+        logits = self.head(encoded.pooler_output)
+        loss = None if labels is None else self.task_loss(logits, labels)
+        output = NuFMHeadOutput(loss=loss, logits=logits, hidden_states=encoded.hidden_states, attentions=encoded.attentions)
+        return output if (self.config.return_dict if return_dict is None else return_dict) else output.to_tuple()
+
+
+class _NuFMClassifier(_NuFMTaskModel):
+    """A head of classes: those of an event label of the detector, or as many as `config.num_labels` says."""
+
+    event_label = ""
+
+    def __init__(self, config: NuFMConfig):
+        config = copy.deepcopy(config)
+        classes = config.spec.event_labels.get(self.event_label)
+        unnamed = all(name == f"LABEL_{i}" for i, name in config.id2label.items())
+        if classes and unnamed and config.num_labels in (2, len(classes)):  # 2 is the library's "not said"
+            config.id2label = dict(enumerate(classes))
+            config.label2id = {name: i for i, name in enumerate(classes)}
+        config.problem_type = "single_label_classification"
+        super().__init__(config, config.num_labels)
+
+    def task_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Mean cross-entropy over the events whose label is not -100.
+
+        Raises:
+            ValueError: labels that are no classes (checked on the CPU only: the check would stall a GPU).
+        """
+        if labels.shape != logits.shape[:1] or labels.is_floating_point():
+            raise ValueError(f"labels must be class indices of shape ({logits.shape[0]},); got {labels.dtype} {tuple(labels.shape)}")
+        if labels.device.type == "cpu":
+            wrong = labels[((labels < 0) | (labels >= logits.shape[1])) & (labels != -100)]
+            if wrong.numel():
+                raise ValueError(f"label {int(wrong[0])} is none of the {logits.shape[1]} classes {list(self.config.id2label.values())}")
+        total = F.cross_entropy(logits, labels, reduction="sum", ignore_index=-100, label_smoothing=self.config.label_smoothing)
+        return total / (labels != -100).sum().clamp(min=1)
+
+
+class NuFMForFlavourClassification(_NuFMClassifier):
+    """Neutrino flavour and interaction. `labels`: int64 (B,), index in the detector's `flavour` classes, -100 where unknown."""
+
+    event_label = "flavour"
+
+
+class NuFMForParticleID(_NuFMClassifier):
+    """Kind of a single particle. `labels`: int64 (B,), index in the detector's `particle` classes (else `num_labels`), -100: unknown."""
+
+    event_label = "particle"
+
+
+class NuFMForVertexRegression(_NuFMTaskModel):
+    """Primary vertex. `labels`: float (B, 3), normalised as the processor does, NaN where unknown; the loss is the squared error."""
+
+    def __init__(self, config: NuFMConfig):
+        config = copy.deepcopy(config)
+        config.id2label = {0: "x", 1: "y", 2: "z"}
+        config.label2id = {"x": 0, "y": 1, "z": 2}
+        config.problem_type = "regression"
+        super().__init__(config, 3)
+
+    def task_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Mean squared error over the coordinates that are known."""
+        if labels.shape != logits.shape:
+            raise ValueError(f"labels must be vertices of shape {tuple(logits.shape)}; got {tuple(labels.shape)}")
+        known = ~labels.isnan()
+        difference = torch.where(known, logits - labels.to(logits.dtype).nan_to_num(), 0.0)
+        return difference.square().sum() / known.sum().clamp(min=1)
