@@ -8,7 +8,7 @@ RUN := OMP_WAIT_POLICY=PASSIVE HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 HF_HU
 .PHONY: demo test test-fast lint clean
 
 demo: $(STAMP)
-	$(RUN) $(VENV)/bin/nufm demo --out runs/demo
+	$(RUN) $(VENV)/bin/nufm demo --out runs/demo --overwrite
 
 test: $(STAMP)
 	$(RUN) $(VENV)/bin/python -m pytest

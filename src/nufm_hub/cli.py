@@ -1,7 +1,33 @@
-"""`nufm ...`: every command is one call into the package."""
+"""`nufm ...`: every command is one call into the package.
+
+Heavy imports happen inside the commands, so that `nufm --help` stays quick.
+"""
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated
+
 import typer
 
+from nufm_hub.training.command import finetune, pretrain
+
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Pretrained encoders for neutrino detectors.")
+app.command()(pretrain)
+app.command()(finetune)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder to make.")] = Path("runs/demo"),
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing folder.")] = False,
+) -> None:
+    """Predict flavour and vertex of the packaged held-out events with the bundled models."""
+    from nufm_hub.demo import demo as run
+    from nufm_hub.demo import print_report
+
+    try:
+        metrics = run(out, overwrite)
+    except FileExistsError as error:
+        raise typer.BadParameter(f"{error}, or pass --overwrite", param_hint="--out") from error
+    print_report(metrics, out)

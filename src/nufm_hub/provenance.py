@@ -39,5 +39,10 @@ def machine() -> dict[str, str | int]:
     """What the computation ran on."""
     import torch
 
-    gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none"
-    return {"platform": platform.machine(), "cpus": os.cpu_count() or 0, "gpu": gpu, "gpus": torch.cuda.device_count(), "torch_threads": torch.get_num_threads()}
+    return {
+        "platform": platform.machine(),
+        "cpus": os.cpu_count() or 0,
+        "gpus": torch.cuda.device_count(),
+        "gpu": torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none",
+        "torch_threads": torch.get_num_threads(),
+    }

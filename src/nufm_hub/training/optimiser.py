@@ -7,7 +7,6 @@ from typing import Any
 
 from torch import nn
 
-
 # Learned vectors that happen to be stored as matrices: CLS and mask tokens, window and state embeddings, cosine bases, source vectors.
 _NO_DECAY = re.compile(r"(token|source|state\.weight|window\.weight|query|basis|log_sigma)[^.]*$|\.(window|state)\.weight$")
 

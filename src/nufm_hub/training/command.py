@@ -1,0 +1,87 @@
+"""`nufm pretrain` and `nufm finetune`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+Events = Annotated[list[Path], typer.Option("--events", help="Parquet file or folder of training events; may be repeated.")]
+Validation = Annotated[list[Path] | None, typer.Option("--validation", help="Parquet file or folder of validation events; may be repeated.")]
+Out = Annotated[Path, typer.Option("--out", help="Folder of the run; an interrupted run in it is taken up again.")]
+Set = Annotated[list[str] | None, typer.Option("--set", help="Replace a value of the recipe, e.g. --set epochs=5; values are JSON.")]
+Seed = Annotated[int, typer.Option(help="Seed of weights, order, augmentation and masking.")]
+Cpu = Annotated[bool, typer.Option("--cpu", help="Train on the CPU even where there is a GPU.")]
+Workers = Annotated[int, typer.Option(help="Processes that prepare batches.")]
+ReportTo = Annotated[str, typer.Option(help="Where Trainer logs to besides training.json, e.g. tensorboard.")]
+
+
+def pretrain(
+    events: Events,
+    out: Out,
+    recipe: Annotated[str, typer.Option(help="Recipe name or JSON file.")] = "fasercal-pretrain-nano",
+    relational: Annotated[bool, typer.Option("--relational/--no-relational", help="mae-rel (uses simulation truth per voxel), or mae.")] = True,
+    validation: Validation = None,
+    set_: Set = None,
+    seed: Seed = 0,
+    cpu: Cpu = False,
+    workers: Workers = 0,
+    report_to: ReportTo = "none",
+) -> None:
+    """Pre-train an encoder by masked reconstruction and, unless told otherwise, relational voxel objectives."""
+    _train("pretraining", recipe, events, out, None, validation, set_, seed, cpu, workers, report_to, {"relational": relational})
+
+
+def finetune(
+    task: Annotated[str, typer.Argument(help="flavour or vertex.")],
+    events: Events,
+    out: Out,
+    source: Annotated[str | None, typer.Option(help="Id or folder of the pre-trained checkpoint; random weights when left out.")] = None,
+    recipe: Annotated[str, typer.Option(help="Recipe name or JSON file.")] = "fasercal-finetune-nano",
+    validation: Validation = None,
+    set_: Set = None,
+    seed: Seed = 0,
+    cpu: Cpu = False,
+    workers: Workers = 0,
+    report_to: ReportTo = "none",
+) -> None:
+    """Fine-tune an encoder with a task head on labelled events."""
+    _train(task, recipe, events, out, source, validation, set_, seed, cpu, workers, report_to, {})
+
+
+def _train(
+    task: str,
+    recipe: str,
+    events: list[Path],
+    out: Path,
+    source: str | None,
+    validation: list[Path] | None,
+    overrides: list[str] | None,
+    seed: int,
+    cpu: bool,
+    workers: int,
+    report_to: str,
+    model: dict[str, Any],
+) -> None:
+    from .recipe import load_recipe
+    from .run import train
+
+    try:
+        loaded = load_recipe(recipe, **dict(_parse(item) for item in overrides or []))
+        loaded = load_recipe(loaded, model={**loaded.model, **model})
+        folder = train(task, loaded, list(events), out, source, validation, seed, cpu, workers, report_to=report_to)
+    except (ValueError, FileExistsError) as error:
+        raise typer.BadParameter(str(error)) from error
+    typer.echo(f"saved {folder}")
+
+
+def _parse(item: str) -> tuple[str, Any]:
+    name, found, value = item.partition("=")
+    if not found:
+        raise ValueError(f"--set {item!r} is not name=value")
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"--set {item!r}: the value is not JSON (quote strings): {error}") from error

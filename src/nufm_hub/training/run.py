@@ -1,0 +1,239 @@
+"""One training from a recipe: `train("flavour", "fasercal-finetune-nano", ...)`."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, Trainer, TrainingArguments, set_seed
+from transformers.trainer_utils import get_last_checkpoint
+
+from nufm_hub.events import EventDataset
+from nufm_hub.files import new_file, new_folder
+from nufm_hub.metrics import flavour_metrics, vertex_metrics
+from nufm_hub.models import NuFMConfig, NuFMForFlavourClassification, NuFMForPreTraining, NuFMForVertexRegression, NuFMProcessor
+from nufm_hub.provenance import git_revision, machine, package_versions
+
+from .data import AugmentedEvents, NuFMCollator, SetEpoch
+from .optimiser import parameter_groups
+from .recipe import Recipe, load_recipe
+
+MODEL_FOLDER = "model"
+
+
+@dataclass(frozen=True)
+class Task:
+    """A model class, the labels its loss needs (see `NuFMProcessor.__call__`), and its metrics."""
+
+    model: type[PreTrainedModel]
+    labels: str
+    metrics: Callable[[NuFMProcessor], Callable] | None = None
+
+
+TASKS = {
+    "pretraining": Task(NuFMForPreTraining, "voxels"),
+    "flavour": Task(NuFMForFlavourClassification, "flavour", lambda processor: flavour_metrics),
+    "vertex": Task(NuFMForVertexRegression, "vertex", vertex_metrics),
+}
+
+
+class NuFMTrainer(Trainer):
+    """`Trainer` with the recipe's parameter groups; logs the parts of a summed loss."""
+
+    def __init__(self, *args: Any, recipe: Recipe, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.recipe = recipe
+        self._parts: dict[str, list[torch.Tensor]] = {}
+
+    def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
+        if self.optimizer is None:
+            r = self.recipe
+            groups = parameter_groups(self.model if model is None else model, r.learning_rate, r.weight_decay, r.layer_decay)
+            self.optimizer = torch.optim.AdamW(groups, lr=r.learning_rate, betas=r.betas)
+        return self.optimizer
+
+    def compute_loss(self, model: torch.nn.Module, inputs: dict[str, Any], return_outputs: bool = False, **kwargs: Any) -> Any:
+        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)
+        if model.training:
+            for name, value in (outputs.get("losses") or {}).items():
+                self._parts.setdefault(name, []).append(value.detach())
+        return (loss, outputs) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        if "loss" in logs:
+            logs |= {f"loss_{name}": round(torch.stack(values).mean().item(), 5) for name, values in sorted(self._parts.items())}
+            self._parts.clear()
+        super().log(logs, *args, **kwargs)
+
+
+def train(
+    task: str,
+    recipe: str | Path | Mapping[str, Any] | Recipe,
+    events: str | Path | list[str | Path],
+    output_dir: str | Path,
+    source: str | None = None,
+    validation: str | Path | list[str | Path] | None = None,
+    seed: int = 0,
+    use_cpu: bool = False,
+    workers: int = 0,
+    save_every: int = 5,
+    report_to: str = "none",
+) -> Path:
+    """Train a model and save it, with its processor and `training.json`, in `output_dir/model`.
+
+    An interrupted run in `output_dir` is taken up at its last checkpoint if all settings are the same.
+
+    Args:
+        task: one of `TASKS`.
+        recipe: see `load_recipe`.
+        events: parquet shards to train on: file, folder, glob or a list of these.
+        output_dir: folder of the run.
+        source: id or folder of the checkpoint to start from; random weights of the recipe's preset when None.
+        validation: parquet shards for the loss and metrics after each epoch; the weights with the lowest validation loss are kept.
+        seed: of weights, order, augmentation and masking.
+        use_cpu: train on the CPU even where there is a GPU.
+        workers: processes that prepare batches.
+        save_every: epochs between checkpoints.
+        report_to: `"tensorboard"` and the like, as for `TrainingArguments`.
+
+    Returns:
+        `output_dir/model`.
+
+    Raises:
+        ValueError: unknown task or recipe, or data of another detector than the source's.
+        FileExistsError: `output_dir` holds a finished run, a run with other settings, or other files.
+    """
+    if task not in TASKS:
+        raise ValueError(f"unknown task {task!r}: give one of {sorted(TASKS)}")
+    definition, recipe, output_dir = TASKS[task], load_recipe(recipe), Path(output_dir)
+    train_events = EventDataset(events)
+    validation_events = EventDataset(validation, detector=train_events.spec) if validation is not None else None
+    settings = {
+        "task": task,
+        "source": source,
+        "recipe": recipe.to_dict(),
+        "seed": seed,
+        "data": {"train": describe_data(train_events), "validation": None if validation_events is None else describe_data(validation_events)},
+    }
+    resume = _claim(output_dir, settings)
+
+    set_seed(seed)
+    if source is not None:
+        processor = NuFMProcessor.from_pretrained(source)
+        if processor.spec.hash != train_events.spec.hash:
+            raise ValueError(
+                f"{source} reads detector {processor.spec.name!r} (hash {processor.spec.hash}), the events are of {train_events.spec.name!r} "
+                f"(hash {train_events.spec.hash}): transfer the encoder to the new detector first"
+            )
+        model = definition.model.from_pretrained(source, **recipe.model)
+    else:
+        processor = NuFMProcessor.fit((train_events[i] for i in range(len(train_events))), train_events.spec)
+        model = definition.model(NuFMConfig.preset(recipe.preset, detector=train_events.spec, **recipe.model))
+
+    augmentation = recipe.make_augmentation()
+    world = max(1, TrainingArguments(output_dir=str(output_dir), use_cpu=use_cpu).world_size)
+    trainer = NuFMTrainer(
+        recipe=recipe,
+        model=model,
+        args=TrainingArguments(
+            output_dir=str(output_dir),
+            num_train_epochs=recipe.epochs,
+            per_device_train_batch_size=recipe.micro_batch_size,
+            per_device_eval_batch_size=recipe.micro_batch_size,
+            gradient_accumulation_steps=_accumulation(recipe, world),
+            learning_rate=recipe.learning_rate,
+            lr_scheduler_type="cosine",
+            warmup_steps=recipe.warmup,
+            max_grad_norm=recipe.max_grad_norm,
+            seed=seed,
+            data_seed=seed,
+            use_cpu=use_cpu,
+            dataloader_num_workers=workers,
+            remove_unused_columns=False,
+            ddp_find_unused_parameters=task == "pretraining",
+            eval_strategy="no" if validation_events is None else "epoch",
+            save_strategy="epoch" if validation_events is not None else "steps",
+            save_steps=1 if validation_events is not None else save_every * -(-len(train_events) // recipe.batch_size),
+            save_total_limit=2,
+            load_best_model_at_end=validation_events is not None,
+            logging_strategy="epoch",
+            report_to=report_to,
+            disable_tqdm=False,
+        ),
+        train_dataset=train_events if augmentation is None else AugmentedEvents(train_events, augmentation, train_events.spec, seed),
+        eval_dataset=validation_events,
+        data_collator=NuFMCollator(processor, definition.labels),
+        processing_class=processor,
+        compute_metrics=definition.metrics(processor) if definition.metrics and validation_events is not None else None,
+        callbacks=[SetEpoch()],
+    )
+    started = time.time()
+    trainer.train(resume_from_checkpoint=resume)
+    record = {
+        **settings,
+        "git_revision": git_revision(),
+        "versions": package_versions(),
+        "machine": machine(),
+        "seconds": round(time.time() - started, 1),
+        "resumed": resume is not None,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "best_checkpoint_metric": trainer.state.best_metric,
+        "curves": trainer.state.log_history,
+    }
+    target = output_dir / MODEL_FOLDER
+    if trainer.is_world_process_zero():
+        save_checkpoint(model, processor, record, target)
+    return target
+
+
+def save_checkpoint(model: PreTrainedModel, processor: NuFMProcessor, record: Mapping[str, Any], folder: Path, overwrite: bool = False) -> None:
+    """Config, weights, processor and `training.json` in a new folder."""
+    with new_folder(folder, overwrite) as temporary:
+        model.save_pretrained(temporary)
+        processor.save_pretrained(temporary)
+        (temporary / "training.json").write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def describe_data(events: EventDataset) -> dict[str, Any]:
+    """Detector, number of events and where they came from; file names only, no folders."""
+    simulations = []
+    for folder in sorted({Path(f).parent for f in events.files}):
+        if (provenance := folder / "provenance.json").is_file():
+            simulations.append(json.loads(provenance.read_text(encoding="utf-8")))
+    return {
+        "detector": events.spec.name,
+        "detector_hash": events.spec.hash,
+        "events": len(events),
+        "files": [Path(f).name for f in events.files],
+        "simulations": simulations,
+    }
+
+
+def _accumulation(recipe: Recipe, world: int) -> int:
+    per_pass = recipe.micro_batch_size * world
+    if recipe.batch_size % per_pass:
+        raise ValueError(f"batch_size {recipe.batch_size} is no multiple of micro_batch_size {recipe.micro_batch_size} times {world} processes")
+    return recipe.batch_size // per_pass
+
+
+def _claim(output_dir: Path, settings: dict[str, Any]) -> str | None:
+    """Make the run's folder, or find the checkpoint to resume from."""
+    marker = output_dir / "run.json"
+    settings = json.loads(json.dumps(settings))
+    if (output_dir / MODEL_FOLDER).exists():
+        raise FileExistsError(f"{output_dir} holds a finished run: choose another output folder, or remove it first")
+    if marker.is_file():
+        if json.loads(marker.read_text(encoding="utf-8")) != settings:
+            raise FileExistsError(f"{output_dir} holds a run with other settings ({marker.name}): choose another output folder, or remove it first")
+        return get_last_checkpoint(str(output_dir))
+    if output_dir.exists() and any(output_dir.iterdir()):
+        raise FileExistsError(f"{output_dir} exists and holds other files: choose another output folder")
+    output_dir.mkdir(parents=True, exist_ok=True)
+    with new_file(marker) as temporary:
+        temporary.write_text(json.dumps(settings, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    return None
