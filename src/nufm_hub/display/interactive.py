@@ -1,0 +1,214 @@
+"""Event displays as interactive pages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nufm_hub.detectors import DetectorSpec, VoxelBranch
+from nufm_hub.events import Event, Voxels
+from nufm_hub.files import new_file
+
+from .colouring import Colouring, colour_voxels
+from .projection import layer_edges
+from .text import checked_prediction, energy_text, prediction_line, track_lines, truth_line, vertices
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+MAX_VOXELS = 20_000
+"""Voxels of a branch that are drawn: more make browsers without a graphics card slow."""
+
+# Drawn along x, y, z of the page's scene: the beam lies flat and y points up; the order is cyclic, so that handedness stays.
+_SCENE = (2, 0, 1)
+_MARKERS = {"true vertex": ("diamond", "#E3001B"), "predicted vertex": ("cross", "#00B7EB")}
+
+
+def event_html(
+    event: Event,
+    spec: DetectorSpec,
+    colour_by: str = "energy",
+    prediction: Mapping[str, Any] | None = None,
+    path: str | Path | None = None,
+    overwrite: bool = False,
+) -> str:
+    """One page with the event in 3-D, true to scale in mm, that opens without a network.
+
+    Sub-detectors (and classes, when coloured by one) are switched on and off in the legend; the hover text gives voxel, energy and labels.
+    Of each branch the 20,000 voxels of highest energy are drawn, and the legend says so when there are more.
+
+    Args:
+        event, spec, colour_by, prediction, overwrite: as for `plot_event`.
+        path: also write the page to this .html file.
+
+    Returns:
+        The page, about 5 MB (it holds plotly.js).
+
+    Raises:
+        ValueError, FileExistsError, ImportError: as `plot_event`, for plotly.
+    """
+    try:
+        import plotly.graph_objects as go
+    except ImportError as error:
+        raise ImportError('interactive event displays need plotly: pip install "nufm-hub[display]"') from error
+    if path is not None and Path(path).suffix != ".html":
+        raise ValueError(f"{path}: an interactive display is written as .html")
+    event.validate(spec)
+    prediction = checked_prediction(prediction, spec)
+    figure = go.Figure()
+    notes = [str(event), truth_line(event, spec), prediction_line(event, spec, prediction)]
+    for index, branch in enumerate(spec.voxel_branches):
+        figure.add_trace(_outline(branch))
+        voxels = event.voxels.get(branch.name)
+        if voxels is None or not len(voxels):
+            notes.append(f"{branch.name}: {'sub-detector absent' if voxels is None else 'no hits'}")
+            continue
+        colouring = colour_voxels(event, branch, spec, colour_by, prediction)
+        for trace in _voxel_traces(branch, voxels, colouring, index):
+            figure.add_trace(trace)
+    for name, position in vertices(event, prediction).items():
+        symbol, colour = _MARKERS[name]
+        x, y, z = ([float(position[a])] for a in _SCENE)
+        marker = {"symbol": symbol, "size": 7, "color": colour, "line": {"color": "black", "width": 1}}
+        figure.add_trace(go.Scatter3d(x=x, y=y, z=z, mode="markers", marker=marker, name=name, hovertemplate=f"{name}<br>{_hover_position()}"))
+    for branch in spec.image_branches:
+        if branch.name in event.images:
+            figure.add_trace(_towers(event.images[branch.name], branch.name))
+        else:
+            notes.append(f"{branch.name}: sub-detector absent")
+    for branch in spec.track_branches:
+        notes.append(f"{branch.name} (momenta in GeV):" if len(event.tracks.get(branch.name, ())) else f"{branch.name}:")
+        notes += [line.replace(" ", "\u00a0") for line in track_lines(event, branch)]
+    _lay_out(figure, [n for n in notes if n], bool(spec.image_branches), "flavour" in spec.event_labels)
+    # A fixed id instead of a random one: the same event gives the same page.
+    page = figure.to_html(include_plotlyjs=True, div_id="event", config={"displaylogo": False})
+    if path is not None:
+        with new_file(path, overwrite) as temporary:
+            temporary.write_text(page, encoding="utf-8")
+    return page
+
+
+def _voxel_traces(branch: VoxelBranch, voxels: Voxels, colouring: Colouring, index: int) -> list[go.Scatter3d]:
+    """One trace for continuous colours, one a class otherwise."""
+    import plotly.graph_objects as go
+
+    rows = np.arange(len(voxels))
+    drawn = f"{len(voxels):,} voxels"
+    if len(voxels) > MAX_VOXELS:
+        rows = np.sort(np.argsort(-voxels.energy, kind="stable")[:MAX_VOXELS])
+        share = voxels.energy[rows].sum() / max(voxels.energy.sum(), 1e-12)
+        drawn = f"the {MAX_VOXELS:,} of highest energy of {len(voxels):,} voxels, {share:.1%} of the energy"
+    positions = np.round(branch.to_mm(voxels.coordinates[rows]), 2)
+    text = _hover_texts(branch, voxels, rows)
+    heading = {"legendgroup": branch.name, "legendgrouptitle": {"text": f"{branch.name}: {drawn}"}, "hovertemplate": "%{text}<extra></extra>"}
+    traces = []
+    classes = colouring.classes or (None,)
+    for code, name in enumerate(classes):
+        own = np.ones(len(rows), dtype=bool) if name is None else colouring.values[rows] == code
+        if not own.any():
+            continue
+        x, y, z = (positions[own, a] for a in _SCENE)
+        marker: dict[str, Any] = {"symbol": "square", "size": 2.5, "opacity": 0.85}
+        if name is None:
+            marker |= _continuous_marker(colouring, rows, branch.name, index)
+        else:
+            marker["color"] = colouring.colours[code]
+        label = colouring.title if name is None else f"{name} ({own.sum():,})"
+        traces.append(go.Scatter3d(x=x, y=y, z=z, mode="markers", marker=marker, name=label, text=text[own], **heading))
+    return traces
+
+
+def _continuous_marker(colouring: Colouring, rows: np.ndarray, branch: str, index: int) -> dict[str, Any]:
+    values = colouring.values[rows].astype(np.float64)
+    title = f"{branch}<br>{colouring.title}"
+    bar: dict[str, Any] = {"title": {"text": title}, "x": 1.0 + 0.07 * index, "len": 0.5, "y": 0.25, "thickness": 12}
+    if colouring.is_energy:
+        # Four decades, as in the static display.
+        values = np.log10(np.maximum(values, max(values.max(), 1e-6) * 1e-4))
+        ticks = np.arange(np.floor(values.min()), np.ceil(values.max()) + 1)
+        bar |= {"tickvals": ticks, "ticktext": [f"{10.0**t:g}" for t in ticks]}
+    return {"color": np.round(values, 3), "colorscale": "Viridis", "colorbar": bar}
+
+
+def _hover_texts(branch: VoxelBranch, voxels: Voxels, rows: np.ndarray) -> np.ndarray:
+    positions = branch.to_mm(voxels.coordinates[rows])
+    texts = []
+    for row, (x, y, z) in zip(rows, positions):
+        lines = [f"{branch.name} voxel {tuple(voxels.coordinates[row].tolist())}", f"({x:.0f}, {y:.0f}, {z:.0f}) mm"]
+        lines += [f"{name} {value:.3g}{' MeV' if i == 0 else ''}" for i, (name, value) in enumerate(zip(branch.channels, voxels.values[row]))]
+        for label in branch.labels:
+            if label.name in voxels.labels:
+                shares = voxels.labels[label.name][row]
+                lines.append(f"{label.name}: " + (", ".join(f"{c} {s:.2f}" for c, s in zip(label.classes, shares) if s > 0) or "none"))
+        lines += [f"{name} id {ids[row]}" for name, ids in voxels.instances.items()]
+        texts.append("<br>".join(lines))
+    return np.array(texts, dtype=object)
+
+
+def _outline(branch: VoxelBranch) -> go.Scatter3d:
+    """Edges of the sensitive blocks."""
+    import plotly.graph_objects as go
+
+    boxes = [branch.bounds]
+    if branch.blocks is not None:
+        low, high = (edge.reshape(-1, branch.blocks.length) for edge in layer_edges(branch, branch.blocks.axis))
+        boxes = [branch.bounds for _ in low]
+        for box, start, stop in zip(boxes, low[:, 0], high[:, -1]):
+            box[:, branch.blocks.axis] = start, stop
+    corners = [(i, j, k) for i in (0, 1) for j in (0, 1) for k in (0, 1)]
+    edges = [(a, b) for a in corners for b in corners if a < b and sum(u != v for u, v in zip(a, b)) == 1]
+    points = [[box[c[0], 0], box[c[1], 1], box[c[2], 2]] if c else [None] * 3 for box in boxes for a, b in edges for c in (a, b, None)]
+    x, y, z = ([p[axis] for p in points] for axis in _SCENE)
+    line = {"color": "#9A9A9A", "width": 1}
+    return go.Scatter3d(x=x, y=y, z=z, mode="lines", line=line, hoverinfo="skip", name=f"{branch.name} volume")
+
+
+def _towers(image: np.ndarray, name: str) -> go.Heatmap:
+    import plotly.graph_objects as go
+
+    image = np.asarray(image, dtype=np.float64)
+    plane = image[:, None] if image.ndim == 1 else image.sum(axis=tuple(range(2, image.ndim)))
+    hover = f"{name} tower (%{{x}}, %{{y}})<br>%{{z:.4g}} MeV<extra></extra>"
+    label = f"{name}: {energy_text(float(image.sum()))}"
+    return go.Heatmap(z=plane.T, colorscale="Viridis", showscale=False, showlegend=True, name=label, hovertemplate=hover)
+
+
+def _hover_position() -> str:
+    return "(%{y:.0f}, %{z:.0f}, %{x:.0f}) mm<extra></extra>"
+
+
+def _lay_out(figure: go.Figure, notes: list[str], with_towers: bool, beam: bool) -> None:
+    axes = {
+        "xaxis": {"title": {"text": f"z [mm]{' (beam →)' if beam else ''}"}},
+        "yaxis": {"title": {"text": "x [mm]"}},
+        "zaxis": {"title": {"text": "y [mm]"}},
+    }
+    camera = {"eye": {"x": -0.4, "y": -1.9, "z": 0.8}}
+    figure.update_layout(
+        scene={**axes, "aspectmode": "data", "camera": camera, "domain": {"x": [0, 1], "y": [0, 1]}},
+        legend={"groupclick": "toggleitem", "x": 0.0, "y": 0.0, "yanchor": "bottom", "bgcolor": "rgba(255,255,255,0.7)", "itemsizing": "constant"},
+        margin={"l": 10, "r": 10, "t": 10, "b": 10},
+        annotations=[
+            {
+                "text": "<br>".join(notes),
+                "xref": "paper",
+                "yref": "paper",
+                "x": 0,
+                "y": 1,
+                "xanchor": "left",
+                "yanchor": "top",
+                "align": "left",
+                "showarrow": False,
+                "font": {"family": "monospace", "size": 12},
+            }
+        ],
+    )
+    if with_towers:
+        title = {"font": {"size": 10}}
+        figure.update_layout(
+            xaxis={"domain": [0.84, 0.97], "title": {"text": "tower x", **title}, "dtick": 1},
+            yaxis={"domain": [0.78, 0.98], "title": {"text": "tower y", **title}, "dtick": 1, "scaleanchor": "x"},
+        )

@@ -1,0 +1,97 @@
+"""Voxels as pictures: projections along an axis on a grid in mm that keeps the gaps between blocks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from nufm_hub.detectors import VoxelBranch
+from nufm_hub.events import Voxels
+
+from .colouring import Colouring
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Cells along one axis: `edges` in mm (M + 1,), gaps being cells too, and the cell of every layer of voxels (n,)."""
+
+    edges: np.ndarray
+    of_layer: np.ndarray
+
+
+@dataclass(frozen=True)
+class Projection:
+    """A picture of voxels: edges in mm and `image` (horizontal, vertical), masked where no voxel is."""
+
+    horizontal: np.ndarray
+    vertical: np.ndarray
+    image: np.ma.MaskedArray
+
+
+def layer_edges(branch: VoxelBranch, axis: int) -> tuple[np.ndarray, np.ndarray]:
+    """Low and high edge in mm of every layer along an axis."""
+    index = np.zeros((branch.shape[axis], 3), dtype=np.int64)
+    index[:, axis] = np.arange(branch.shape[axis])
+    centre, half = branch.to_mm(index)[:, axis], branch.voxel_size[axis] / 2
+    return centre - half, centre + half
+
+
+def cells(branch: VoxelBranch, axis: int, merge: int) -> Cells:
+    """The layers of an axis, `merge` neighbours of a block making one cell."""
+    low, high = layer_edges(branch, axis)
+    blocks = branch.blocks
+    length = blocks.length if blocks is not None and blocks.axis == axis else branch.shape[axis]
+    layer = np.arange(len(low))
+    cell = layer // length * -(-length // merge) + layer % length // merge
+    first = np.flatnonzero(np.diff(cell, prepend=-1))
+    starts, stops = low[first], high[np.append(first[1:], len(low)) - 1]
+    gap_before = np.append(False, starts[1:] - stops[:-1] > 1e-6 * branch.voxel_size[axis])
+    shift = np.cumsum(gap_before)
+    edges = np.sort(np.concatenate([starts, stops[:-1][gap_before[1:]], stops[-1:]]))
+    return Cells(edges, cell + shift[cell])
+
+
+def project(branch: VoxelBranch, voxels: Voxels, colouring: Colouring, axes: tuple[int, int], merge: tuple[int, int]) -> Projection:
+    """Look along the third axis: energies add up, other numbers are averaged with the energy as weight, and of classes the one
+    with the highest energy shows."""
+    sides = [cells(branch, axis, m) for axis, m in zip(axes, merge)]
+    index = [side.of_layer[voxels.coordinates[:, axis].astype(np.int64)] for axis, side in zip(axes, sides)]
+    low = [int(i.min()) for i in index]
+    size = [int(i.max()) - first + 1 for i, first in zip(index, low)]
+    pixels, inverse = np.unique((index[0] - low[0]) * size[1] + index[1] - low[1], return_inverse=True)
+    weights = voxels.energy.astype(np.float64) + 1e-12  # voxels without energy still show
+    if colouring.classes:
+        by_class = np.bincount(inverse * len(colouring.classes) + colouring.values, weights=weights, minlength=len(pixels) * len(colouring.classes))
+        values = by_class.reshape(len(pixels), -1).argmax(1).astype(np.float64)
+    else:
+        values = np.bincount(inverse, weights=weights if colouring.is_energy else weights * colouring.values)
+        if not colouring.is_energy:
+            values /= np.bincount(inverse, weights=weights)
+    image = np.full(size[0] * size[1], np.nan)
+    image[pixels] = values
+    edges = [side.edges[first : first + n + 1] for side, first, n in zip(sides, low, size)]
+    return Projection(edges[0], edges[1], np.ma.masked_invalid(image.reshape(size)))
+
+
+def view_limits(branch: VoxelBranch, coordinates: np.ndarray, points: list[np.ndarray]) -> np.ndarray:
+    """Low and high limits in mm (2, 3) of a view: the whole branch along an axis that the voxels span by half or more, otherwise
+    the voxels and the given points inside the branch, with a margin; the zoomed transverse axes share one span."""
+    bounds = branch.bounds
+    extent = bounds[1] - bounds[0]
+    positions = [branch.to_mm(coordinates), *(p[None] for p in points if ((p >= bounds[0]) & (p <= bounds[1])).all())]
+    low, high = (f(np.concatenate(positions), axis=0) for f in (np.min, np.max))
+    margin = np.maximum(5 * np.asarray(branch.voxel_size), 0.08 * (high - low))
+    whole = high - low > 0.5 * extent
+    span = high - low + 2 * margin
+    if not whole[:2].any():
+        span[:2] = span[:2].max()
+    middle = (low + high) / 2
+    return np.where(whole, bounds + np.outer([-1, 1], 0.03 * extent), np.stack([middle - span / 2, middle + span / 2]))
+
+
+def merge_factor(branch: VoxelBranch, axis: int, limits: np.ndarray, max_cells: int) -> int:
+    """How many layers make a cell, so that no more than `max_cells` cells lie between the limits and none gets lost between pixels."""
+    low, high = layer_edges(branch, axis)
+    visible = int(((high > limits[0, axis]) & (low < limits[1, axis])).sum())
+    return max(1, -(-visible // max_cells))

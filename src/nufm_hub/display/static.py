@@ -1,0 +1,249 @@
+"""Event displays as matplotlib figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nufm_hub.detectors import DetectorSpec, ImageBranch, TrackBranch, VoxelBranch
+from nufm_hub.events import Event
+from nufm_hub.files import new_file
+
+from .colouring import Colouring, colour_voxels
+from .projection import layer_edges, merge_factor, project, view_limits
+from .text import checked_prediction, energy_text, prediction_line, track_lines, truth_line, vertices
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.colors import Normalize
+    from matplotlib.figure import Figure, SubFigure
+
+FORMATS = ("png", "pdf", "svg")
+_VIEWS = {"top view": (2, 0), "side view": (2, 1), "front view": (0, 1)}
+# Open symbols, because what happens at the vertex is what one wants to see.
+_MARKERS = {"true vertex": ("o", "#E3001B"), "predicted vertex": ("s", "#D100D1")}
+# Of the largest energy: what is below is drawn in the colour of the lower end.
+_DYNAMIC_RANGE = 1e-4
+
+
+def plot_event(
+    event: Event,
+    spec: DetectorSpec,
+    colour_by: str = "energy",
+    prediction: Mapping[str, Any] | None = None,
+    path: str | Path | None = None,
+    overwrite: bool = False,
+) -> Figure:
+    """Draw all sub-detectors of an event: projections of the voxels in mm, towers, and a list of the tracks.
+
+    Args:
+        event: an event of `spec`.
+        spec: the detector.
+        colour_by: `"energy"` (summed along the view, logarithmic), another channel, the name of a voxel label (its most probable class),
+            `"instance:<name>"` or `"predicted:<label>"`. Branches that do not know it show their energy.
+        prediction: what a model says: class results of `NuFMProcessor.post_process_classification` (or plain class names) by event
+            label, `"vertex"` (3,) in mm, and `"voxels"`: per-voxel probabilities as `post_process_voxels` gives them for the event.
+        path: also write a .png, .pdf or .svg file.
+        overwrite: replace an existing file.
+
+    Raises:
+        ValueError: the event is not of this detector, does not carry what it is to be coloured by, or the file name has another ending.
+        FileExistsError: `path` exists and `overwrite` is off.
+        ImportError: matplotlib is missing.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError('event displays need matplotlib: pip install "nufm-hub[display]"') from error
+    if path is not None and Path(path).suffix[1:] not in FORMATS:
+        raise ValueError(f"{path}: a figure is written as one of {['.' + f for f in FORMATS]}")
+    event.validate(spec)
+    prediction = checked_prediction(prediction, spec)
+    main, *others = spec.voxel_branches
+    extras = [*spec.image_branches, *spec.track_branches]
+    rows = max(len(others), 1) if others or extras else 0
+    main_height = 6.2 if _is_long(event, main) else 5.0
+    figure = Figure(figsize=(14, main_height + 3.1 * rows), dpi=120, layout="constrained")
+    parts = figure.subfigures(1 + rows, 1, height_ratios=[main_height, *[3.1] * rows], squeeze=False)[:, 0]
+    title = "\n".join(line for line in (str(event), truth_line(event, spec), prediction_line(event, spec, prediction)) if line)
+    figure.suptitle(title, fontsize=11)
+    _draw_voxel_branch(parts[0], event, main, spec, colour_by, prediction, _is_long(event, main))
+    for row, part in enumerate(parts[1:]):
+        here = [*others[row : row + 1], *(extras if row == 0 else [])]
+        columns = part.subfigures(1, len(here), width_ratios=[2.4 if isinstance(b, VoxelBranch) else 1 for b in here], squeeze=False)[0]
+        for column, branch in zip(columns, here):
+            if isinstance(branch, VoxelBranch):
+                _draw_voxel_branch(column, event, branch, spec, colour_by, prediction, False)
+            elif isinstance(branch, ImageBranch):
+                _draw_image(column, event, branch)
+            else:
+                _draw_tracks(column, event, branch)
+    if path is not None:
+        with new_file(path, overwrite) as temporary:
+            figure.savefig(temporary, format=Path(path).suffix[1:])
+    return figure
+
+
+def _is_long(event: Event, branch: VoxelBranch) -> bool:
+    """Whether the views along the beam deserve a panel over the full width."""
+    limits = branch.bounds
+    if len(voxels := event.voxels.get(branch.name, ())):
+        limits = view_limits(branch, voxels.coordinates, [])
+    span = limits[1] - limits[0]
+    return bool(span[2] > 2 * span[:2].max())
+
+
+def _draw_voxel_branch(
+    part: SubFigure, event: Event, branch: VoxelBranch, spec: DetectorSpec, colour_by: str, prediction: Mapping[str, Any], long: bool
+) -> None:
+    voxels = event.voxels.get(branch.name)
+    if voxels is None or not len(voxels):
+        part.suptitle(f"{branch.name}: {'sub-detector absent' if voxels is None else 'no hits'}", fontsize=10)
+        return
+    part.suptitle(f"{branch.name}: {len(voxels):,} voxels, {energy_text(float(voxels.energy.sum()))} deposited", fontsize=10)
+    colouring = colour_voxels(event, branch, spec, colour_by, prediction)
+    first = branch is spec.voxel_branches[0]
+    marks = vertices(event, prediction) if first else {}
+    limits = view_limits(branch, voxels.coordinates, list(marks.values()))
+    if long:
+        grid = part.add_gridspec(2, 2, width_ratios=[3.2, 1])
+        axes = [part.add_subplot(grid[0, 0]), part.add_subplot(grid[1, 0]), part.add_subplot(grid[0, 1])]
+        key = part.add_subplot(grid[1, 1])
+        cells = [(600, 150), (600, 150), (150, 150)]
+    else:
+        along, across = (limits[1] - limits[0])[[2, 1]]
+        ratio = float(np.clip(along / across, 0.7, 2))
+        grid = part.add_gridspec(1, 4, width_ratios=[ratio, ratio, 1, 0.45 if first or colour_by != "energy" else 0.08])
+        axes = [part.add_subplot(grid[0, i]) for i in range(3)]
+        key = part.add_subplot(grid[0, 3])
+        cells = [(220, 220) if first else (100, 100)] * 3
+    merges = [tuple(merge_factor(branch, a, limits, n) for a, n in zip(view, most)) for view, most in zip(_VIEWS.values(), cells)]
+    pictures = [project(branch, voxels, colouring, view, merge) for view, merge in zip(_VIEWS.values(), merges)]
+    norm, colour_map = _scale(colouring, pictures)
+    beam = "flavour" in spec.event_labels
+    for ax, (name, view), picture, merge in zip(axes, _VIEWS.items(), pictures, merges):
+        _draw_outline(ax, branch, view, limits)
+        mesh = ax.pcolormesh(picture.horizontal, picture.vertical, picture.image.T, norm=norm, cmap=colour_map, rasterized=True)
+        for mark, position in marks.items():
+            ax.plot(*position[list(view)], zorder=5, **_marker(mark))
+        _label_view(ax, name, view, limits, merge, beam)
+    _draw_key(part, key, colouring, mesh, marks)
+
+
+def _scale(colouring: Colouring, pictures: list[Any]) -> tuple[Normalize, Any]:
+    """One colour scale for all views of a branch."""
+    from matplotlib import colormaps
+    from matplotlib.colors import BoundaryNorm, ListedColormap, LogNorm, Normalize
+
+    if colouring.classes:
+        return BoundaryNorm(np.arange(len(colouring.classes) + 1) - 0.5, len(colouring.classes)), ListedColormap(colouring.colours)
+    values = np.concatenate([p.image.compressed() for p in pictures])
+    if colouring.is_energy:
+        high = max(values.max(), 1e-6)
+        return LogNorm(max(min(values.min(), high / 2), high * _DYNAMIC_RANGE), high, clip=True), colormaps["viridis"]
+    return Normalize(values.min(), values.max()), colormaps["viridis"]
+
+
+def _draw_outline(ax: Axes, branch: VoxelBranch, view: tuple[int, int], limits: np.ndarray) -> None:
+    """The sensitive volume in grey, block by block, so that gaps show."""
+    from matplotlib.patches import Rectangle
+
+    blocks, bounds = branch.blocks, branch.bounds
+    pieces = [bounds[:, list(view)]]
+    if blocks is not None and blocks.axis in view:
+        low, high = (edge.reshape(-1, blocks.length) for edge in layer_edges(branch, blocks.axis))
+        pieces = []
+        for number, (start, stop) in enumerate(zip(low[:, 0], high[:, -1])):
+            piece = bounds[:, list(view)].copy()
+            piece[:, view.index(blocks.axis)] = start, stop
+            pieces.append(piece)
+            if view[0] == blocks.axis and limits[0, view[0]] < (start + stop) / 2 < limits[1, view[0]]:
+                place = {"xycoords": ("data", "axes fraction"), "ha": "center", "va": "top"}
+                ax.annotate(str(number), ((start + stop) / 2, 0.98), fontsize=7, color="grey", **place)
+    for low, high in pieces:
+        ax.add_patch(Rectangle(low, *(high - low), facecolor="#F4F4F4", edgecolor="#C8C8C8", linewidth=0.6, zorder=0))
+
+
+def _label_view(ax: Axes, name: str, view: tuple[int, int], limits: np.ndarray, merge: tuple[int, ...], beam: bool) -> None:
+    h, v = view
+    ax.set_xlim(limits[:, h])
+    ax.set_ylim(limits[:, v])
+    ax.set_xlabel(f"{'xyz'[h]} [mm]", fontsize=9)
+    ax.set_ylabel(f"{'xyz'[v]} [mm]", fontsize=9)
+    ax.tick_params(labelsize=8)
+    span = limits[1] - limits[0]
+    if 0.4 < span[h] / span[v] < 2.5:
+        ax.set_aspect("equal")
+    # x to the right and y up put the reader downstream of the detector.
+    direction = "" if not beam else ", beam →" if h == 2 else ", beam ⊙ towards the reader"
+    merged = "" if max(merge) == 1 else f", {merge[0]}×{merge[1]} voxels a pixel"
+    ax.set_title(f"{name}{direction}{merged}", fontsize=8, loc="left")
+
+
+def _draw_key(part: SubFigure, ax: Axes, colouring: Colouring, mesh: Any, marks: Mapping[str, np.ndarray]) -> None:
+    """Colour bar or legend of classes, and the vertex symbols."""
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    ax.axis("off")
+    handles: list[Any] = []
+    if colouring.classes:
+        shown = np.unique(colouring.values)
+        handles += [Patch(color=colouring.colours[i], label=f"{colouring.classes[i]} ({(colouring.values == i).sum():,})") for i in shown]
+    else:
+        title = "energy along the view [MeV]" if colouring.is_energy else f"mean {colouring.title}"
+        bar = part.colorbar(mesh, ax=ax, location="left", fraction=0.3, aspect=18)
+        bar.set_label(title, fontsize=8)
+        bar.ax.tick_params(labelsize=8)
+    handles += [Line2D([], [], label=name, **_marker(name)) for name in marks]
+    if handles:
+        title = colouring.title if colouring.classes else None
+        ax.legend(handles=handles, title=title, loc="center left", fontsize=8, title_fontsize=8, frameon=False)
+
+
+def _marker(name: str) -> dict[str, Any]:
+    shape, colour = _MARKERS[name]
+    return {"linestyle": "", "marker": shape, "markersize": 11, "markerfacecolor": "none", "markeredgecolor": colour, "markeredgewidth": 1.6}
+
+
+def _draw_image(part: SubFigure, event: Event, branch: ImageBranch) -> None:
+    from matplotlib.colors import LogNorm
+
+    if branch.name not in event.images:
+        part.suptitle(f"{branch.name}: sub-detector absent", fontsize=10)
+        return
+    image = np.asarray(event.images[branch.name], dtype=np.float64)
+    total = image.sum()
+    # One- and three-dimensional read-outs are shown in the plane of their first two axes.
+    plane = image[:, None] if image.ndim == 1 else image.sum(axis=tuple(range(2, image.ndim)))
+    if not (plane > 0).any():
+        part.suptitle(f"{branch.name}: no energy", fontsize=10)
+        return
+    part.suptitle(f"{branch.name}: {energy_text(float(total))} deposited", fontsize=10)
+    ax = part.add_subplot()
+    high = plane.max()
+    norm = LogNorm(max(plane[plane > 0].min() * 0.99, high * _DYNAMIC_RANGE), high, clip=True)
+    ax.set_facecolor("#F4F4F4")
+    drawn = ax.imshow(np.ma.masked_less_equal(plane, 0).T, origin="lower", norm=norm, cmap="viridis")
+    if plane.size <= 64:
+        for (i, j), value in np.ndenumerate(plane):
+            dark = value > 0 and norm(value) < 0.6
+            ax.text(i, j, f"{value:.0f}", ha="center", va="center", fontsize=6.5, color="white" if dark else "black")
+    ax.set_xlabel("tower x", fontsize=9)
+    ax.set_ylabel("tower y", fontsize=9)
+    ax.tick_params(labelsize=8)
+    bar = part.colorbar(drawn, ax=ax, shrink=0.9)
+    bar.set_label("energy [MeV]", fontsize=8)
+    bar.ax.tick_params(labelsize=8)
+
+
+def _draw_tracks(part: SubFigure, event: Event, branch: TrackBranch) -> None:
+    count = len(event.tracks.get(branch.name, ()))
+    unit = ", momenta in GeV" if count and "p" in branch.features else ""
+    part.suptitle(f"{branch.name}: {count} track{'s' * (count != 1)}{unit}", fontsize=10)
+    ax = part.add_subplot()
+    ax.axis("off")
+    ax.text(0, 0.95, "\n".join(track_lines(event, branch)), transform=ax.transAxes, va="top", family="monospace", fontsize=7.5)
