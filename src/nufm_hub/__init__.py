@@ -1,1 +1,49 @@
-"""Pretrained sparse multimodal encoders for neutrino detectors."""
+"""Pretrained sparse multimodal encoders for neutrino detectors: load one, fine-tune it on your own detector, publish it."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import Any
+
+__version__ = version("nufm-hub")
+
+# Public name -> module; imported when first used, so that `import nufm_hub` is quick and touches no network.
+_PUBLIC = {
+    "DetectorSpec": "detectors",
+    "load_detector": "detectors",
+    "Event": "events",
+    "EventDataset": "events",
+    "Voxels": "events",
+    "read_events": "events",
+    "write_events": "events",
+    "sample_path": "events.samples",
+    "AutoModelForFlavourClassification": "models",
+    "AutoModelForParticleID": "models",
+    "AutoModelForVertexRegression": "models",
+    "NuFMConfig": "models",
+    "NuFMForFlavourClassification": "models",
+    "NuFMForParticleID": "models",
+    "NuFMForPreTraining": "models",
+    "NuFMForVertexRegression": "models",
+    "NuFMModel": "models",
+    "NuFMProcessor": "models",
+    "FlavourPipeline": "pipelines",
+    "ParticlePipeline": "pipelines",
+    "VertexPipeline": "pipelines",
+    "checkpoint_path": "checkpoints",
+    "list_checkpoints": "checkpoints",
+    "train": "training",
+}
+
+__all__ = sorted(_PUBLIC)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_PUBLIC[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_PUBLIC])
