@@ -24,7 +24,7 @@ MAX_VOXELS = 20_000
 
 # Drawn along x, y, z of the page's scene: the beam lies flat and y points up; the order is cyclic, so that handedness stays.
 _SCENE = (2, 0, 1)
-_MARKERS = {"true vertex": ("diamond", "#E3001B"), "predicted vertex": ("cross", "#00B7EB")}
+_MARKERS = {"true vertex": ("circle-open", "#E3001B"), "predicted vertex": ("square-open", "#D100D1")}
 
 
 def event_html(
@@ -72,7 +72,7 @@ def event_html(
     for name, position in vertices(event, prediction).items():
         symbol, colour = _MARKERS[name]
         x, y, z = ([float(position[a])] for a in _SCENE)
-        marker = {"symbol": symbol, "size": 7, "color": colour, "line": {"color": "black", "width": 1}}
+        marker = {"symbol": symbol, "size": 10, "color": colour, "line": {"color": colour, "width": 3}}
         figure.add_trace(go.Scatter3d(x=x, y=y, z=z, mode="markers", marker=marker, name=name, hovertemplate=f"{name}<br>{_hover_position()}"))
     for branch in spec.image_branches:
         if branch.name in event.images:
@@ -82,9 +82,9 @@ def event_html(
     for branch in spec.track_branches:
         notes.append(f"{branch.name} (momenta in GeV):" if len(event.tracks.get(branch.name, ())) else f"{branch.name}:")
         notes += [line.replace(" ", "\u00a0") for line in track_lines(event, branch)]
-    _lay_out(figure, [n for n in notes if n], bool(spec.image_branches), "flavour" in spec.event_labels)
+    _lay_out(figure, [n for n in notes if n], spec)
     # A fixed id instead of a random one: the same event gives the same page.
-    page = figure.to_html(include_plotlyjs=True, div_id="event", config={"displaylogo": False})
+    page = figure.to_html(include_plotlyjs=True, div_id="event", default_height="96vh", config={"displaylogo": False})
     if path is not None:
         with new_file(path, overwrite) as temporary:
             temporary.write_text(page, encoding="utf-8")
@@ -111,7 +111,7 @@ def _voxel_traces(branch: VoxelBranch, voxels: Voxels, colouring: Colouring, ind
         if not own.any():
             continue
         x, y, z = (positions[own, a] for a in _SCENE)
-        marker: dict[str, Any] = {"symbol": "square", "size": 2.5, "opacity": 0.85}
+        marker: dict[str, Any] = {"symbol": "square", "size": 2, "opacity": 0.85}
         if name is None:
             marker |= _continuous_marker(colouring, rows, branch.name, index)
         else:
@@ -124,7 +124,7 @@ def _voxel_traces(branch: VoxelBranch, voxels: Voxels, colouring: Colouring, ind
 def _continuous_marker(colouring: Colouring, rows: np.ndarray, branch: str, index: int) -> dict[str, Any]:
     values = colouring.values[rows].astype(np.float64)
     title = f"{branch}<br>{colouring.title}"
-    bar: dict[str, Any] = {"title": {"text": title}, "x": 1.0 + 0.07 * index, "len": 0.5, "y": 0.25, "thickness": 12}
+    bar: dict[str, Any] = {"title": {"text": title}, "x": 1.0 + 0.09 * index, "len": 0.5, "y": 0.25, "thickness": 12}
     if colouring.is_energy:
         # Four decades, as in the static display.
         values = np.log10(np.maximum(values, max(values.max(), 1e-6) * 1e-4))
@@ -163,7 +163,7 @@ def _outline(branch: VoxelBranch) -> go.Scatter3d:
     points = [[box[c[0], 0], box[c[1], 1], box[c[2], 2]] if c else [None] * 3 for box in boxes for a, b in edges for c in (a, b, None)]
     x, y, z = ([p[axis] for p in points] for axis in _SCENE)
     line = {"color": "#9A9A9A", "width": 1}
-    return go.Scatter3d(x=x, y=y, z=z, mode="lines", line=line, hoverinfo="skip", name=f"{branch.name} volume")
+    return go.Scatter3d(x=x, y=y, z=z, mode="lines", line=line, hoverinfo="skip", legendgroup=branch.name, name="volume")
 
 
 def _towers(image: np.ndarray, name: str) -> go.Heatmap:
@@ -180,15 +180,19 @@ def _hover_position() -> str:
     return "(%{y:.0f}, %{z:.0f}, %{x:.0f}) mm<extra></extra>"
 
 
-def _lay_out(figure: go.Figure, notes: list[str], with_towers: bool, beam: bool) -> None:
+def _lay_out(figure: go.Figure, notes: list[str], spec: DetectorSpec) -> None:
     axes = {
-        "xaxis": {"title": {"text": f"z [mm]{' (beam →)' if beam else ''}"}},
+        "xaxis": {"title": {"text": f"z [mm]{' (beam →)' if 'flavour' in spec.event_labels else ''}"}},
         "yaxis": {"title": {"text": "x [mm]"}},
         "zaxis": {"title": {"text": "y [mm]"}},
     }
+    corners = np.concatenate([branch.bounds for branch in spec.voxel_branches])[:, _SCENE]
+    extent = corners.max(0) - corners.min(0)
+    # True to scale, with a diagonal of 2 in the units in which the camera stands some 2 away.
+    aspect = dict(zip("xyz", (2 * extent / np.linalg.norm(extent)).tolist()))
     camera = {"eye": {"x": -0.4, "y": -1.9, "z": 0.8}}
     figure.update_layout(
-        scene={**axes, "aspectmode": "data", "camera": camera, "domain": {"x": [0, 1], "y": [0, 1]}},
+        scene={**axes, "aspectmode": "manual", "aspectratio": aspect, "camera": camera, "domain": {"x": [0, 1], "y": [0, 1]}},
         legend={"groupclick": "toggleitem", "x": 0.0, "y": 0.0, "yanchor": "bottom", "bgcolor": "rgba(255,255,255,0.7)", "itemsizing": "constant"},
         margin={"l": 10, "r": 10, "t": 10, "b": 10},
         annotations=[
@@ -206,7 +210,7 @@ def _lay_out(figure: go.Figure, notes: list[str], with_towers: bool, beam: bool)
             }
         ],
     )
-    if with_towers:
+    if spec.image_branches:
         title = {"font": {"size": 10}}
         figure.update_layout(
             xaxis={"domain": [0.84, 0.97], "title": {"text": "tower x", **title}, "dtick": 1},

@@ -75,19 +75,28 @@ def project(branch: VoxelBranch, voxels: Voxels, colouring: Colouring, axes: tup
 
 
 def view_limits(branch: VoxelBranch, coordinates: np.ndarray, points: list[np.ndarray]) -> np.ndarray:
-    """Low and high limits in mm (2, 3) of a view: the whole branch along an axis that the voxels span by half or more, otherwise
-    the voxels and the given points inside the branch, with a margin; the zoomed transverse axes share one span."""
+    """Low and high limits in mm (2, 3) of a view of voxels (N, 3), N > 0, and of the points (3,) in mm that lie inside the branch.
+
+    Axes of comparable length are zoomed together, so that their panels are to scale. Voxels that span more than 60 % of an axis show all of it.
+    """
     bounds = branch.bounds
     extent = bounds[1] - bounds[0]
-    positions = [branch.to_mm(coordinates), *(p[None] for p in points if ((p >= bounds[0]) & (p <= bounds[1])).all())]
-    low, high = (f(np.concatenate(positions), axis=0) for f in (np.min, np.max))
+    positions = np.concatenate([branch.to_mm(coordinates), *(p[None] for p in points if ((p >= bounds[0]) & (p <= bounds[1])).all())])
+    low, high = positions.min(0), positions.max(0)
     margin = np.maximum(5 * np.asarray(branch.voxel_size), 0.08 * (high - low))
-    whole = high - low > 0.5 * extent
-    span = high - low + 2 * margin
-    if not whole[:2].any():
-        span[:2] = span[:2].max()
-    middle = (low + high) / 2
-    return np.where(whole, bounds + np.outer([-1, 1], 0.03 * extent), np.stack([middle - span / 2, middle + span / 2]))
+    limits = bounds + np.outer([-1, 1], 0.03 * extent)
+    for axes in ([0, 1], [2]) if is_long(extent) else ([0, 1, 2],):
+        if ((high - low)[axes] < 0.6 * extent[axes]).all():
+            span = (high - low + 2 * margin)[axes].max()
+            # Slid back where it would show more of the outside than the whole view does.
+            start = np.clip((low + high)[axes] / 2 - span / 2, limits[0, axes], np.maximum(limits[1, axes] - span, limits[0, axes]))
+            limits[:, axes] = start, start + span
+    return limits
+
+
+def is_long(span: np.ndarray) -> bool:
+    """Whether a volume is so much longer along z than across that its views along z deserve the full width."""
+    return bool(span[2] > 2 * span[:2].max())
 
 
 def merge_factor(branch: VoxelBranch, axis: int, limits: np.ndarray, max_cells: int) -> int:

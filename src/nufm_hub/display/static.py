@@ -13,7 +13,7 @@ from nufm_hub.events import Event
 from nufm_hub.files import new_file
 
 from .colouring import Colouring, colour_voxels
-from .projection import layer_edges, merge_factor, project, view_limits
+from .projection import is_long, layer_edges, merge_factor, project, view_limits
 from .text import checked_prediction, energy_text, prediction_line, track_lines, truth_line, vertices
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ FORMATS = ("png", "pdf", "svg")
 _VIEWS = {"top view": (2, 0), "side view": (2, 1), "front view": (0, 1)}
 # Open symbols, because what happens at the vertex is what one wants to see.
 _MARKERS = {"true vertex": ("o", "#E3001B"), "predicted vertex": ("s", "#D100D1")}
+_WIDTHS = {"voxels": 2.8, "image": 1.0, "tracks": 1.2}
 # Of the largest energy: what is below is drawn in the colour of the lower end.
 _DYNAMIC_RANGE = 1e-4
 
@@ -65,15 +66,17 @@ def plot_event(
     main, *others = spec.voxel_branches
     extras = [*spec.image_branches, *spec.track_branches]
     rows = max(len(others), 1) if others or extras else 0
-    main_height = 6.2 if _is_long(event, main) else 5.0
+    limits = _limits(event, main, prediction)
+    long = is_long(limits[1] - limits[0])
+    main_height = 6.2 if long else 5.0
     figure = Figure(figsize=(14, main_height + 3.1 * rows), dpi=120, layout="constrained")
     parts = figure.subfigures(1 + rows, 1, height_ratios=[main_height, *[3.1] * rows], squeeze=False)[:, 0]
     title = "\n".join(line for line in (str(event), truth_line(event, spec), prediction_line(event, spec, prediction)) if line)
     figure.suptitle(title, fontsize=11)
-    _draw_voxel_branch(parts[0], event, main, spec, colour_by, prediction, _is_long(event, main))
+    _draw_voxel_branch(parts[0], event, main, spec, colour_by, prediction, long)
     for row, part in enumerate(parts[1:]):
         here = [*others[row : row + 1], *(extras if row == 0 else [])]
-        columns = part.subfigures(1, len(here), width_ratios=[2.4 if isinstance(b, VoxelBranch) else 1 for b in here], squeeze=False)[0]
+        columns = part.subfigures(1, len(here), width_ratios=[_WIDTHS[b.kind] for b in here], squeeze=False)[0]
         for column, branch in zip(columns, here):
             if isinstance(branch, VoxelBranch):
                 _draw_voxel_branch(column, event, branch, spec, colour_by, prediction, False)
@@ -87,13 +90,9 @@ def plot_event(
     return figure
 
 
-def _is_long(event: Event, branch: VoxelBranch) -> bool:
-    """Whether the views along the beam deserve a panel over the full width."""
-    limits = branch.bounds
-    if len(voxels := event.voxels.get(branch.name, ())):
-        limits = view_limits(branch, voxels.coordinates, [])
-    span = limits[1] - limits[0]
-    return bool(span[2] > 2 * span[:2].max())
+def _limits(event: Event, branch: VoxelBranch, prediction: Mapping[str, Any]) -> np.ndarray:
+    voxels = event.voxels.get(branch.name, ())
+    return view_limits(branch, voxels.coordinates, list(vertices(event, prediction).values())) if len(voxels) else branch.bounds
 
 
 def _draw_voxel_branch(
@@ -107,7 +106,7 @@ def _draw_voxel_branch(
     colouring = colour_voxels(event, branch, spec, colour_by, prediction)
     first = branch is spec.voxel_branches[0]
     marks = vertices(event, prediction) if first else {}
-    limits = view_limits(branch, voxels.coordinates, list(marks.values()))
+    limits = _limits(event, branch, prediction)
     if long:
         grid = part.add_gridspec(2, 2, width_ratios=[3.2, 1])
         axes = [part.add_subplot(grid[0, 0]), part.add_subplot(grid[1, 0]), part.add_subplot(grid[0, 1])]
@@ -116,9 +115,10 @@ def _draw_voxel_branch(
     else:
         along, across = (limits[1] - limits[0])[[2, 1]]
         ratio = float(np.clip(along / across, 0.7, 2))
-        grid = part.add_gridspec(1, 4, width_ratios=[ratio, ratio, 1, 0.45 if first or colour_by != "energy" else 0.08])
+        with_key = first or bool(colouring.classes)
+        grid = part.add_gridspec(1, 3 + with_key, width_ratios=[ratio, ratio, 1, *[0.45] * with_key])
         axes = [part.add_subplot(grid[0, i]) for i in range(3)]
-        key = part.add_subplot(grid[0, 3])
+        key = part.add_subplot(grid[0, 3]) if with_key else None
         cells = [(220, 220) if first else (100, 100)] * 3
     merges = [tuple(merge_factor(branch, a, limits, n) for a, n in zip(view, most)) for view, most in zip(_VIEWS.values(), cells)]
     pictures = [project(branch, voxels, colouring, view, merge) for view, merge in zip(_VIEWS.values(), merges)]
@@ -130,7 +130,10 @@ def _draw_voxel_branch(
         for mark, position in marks.items():
             ax.plot(*position[list(view)], zorder=5, **_marker(mark))
         _label_view(ax, name, view, limits, merge, beam)
-    _draw_key(part, key, colouring, mesh, marks)
+    if key is not None:
+        _draw_key(part, key, colouring, mesh, marks)
+    else:
+        _add_colour_bar(part, mesh, colouring, ax=axes, aspect=14, shrink=0.7)
 
 
 def _scale(colouring: Colouring, pictures: list[Any]) -> tuple[Normalize, Any]:
@@ -177,8 +180,8 @@ def _label_view(ax: Axes, name: str, view: tuple[int, int], limits: np.ndarray, 
     span = limits[1] - limits[0]
     if 0.4 < span[h] / span[v] < 2.5:
         ax.set_aspect("equal")
-    # x to the right and y up put the reader downstream of the detector.
-    direction = "" if not beam else ", beam →" if h == 2 else ", beam ⊙ towards the reader"
+    # x to the right and y up put the reader downstream of the detector: the beam comes out of the page.
+    direction = "" if not beam else ", beam →" if h == 2 else ", beam ⊙"
     merged = "" if max(merge) == 1 else f", {merge[0]}×{merge[1]} voxels a pixel"
     ax.set_title(f"{name}{direction}{merged}", fontsize=8, loc="left")
 
@@ -194,14 +197,17 @@ def _draw_key(part: SubFigure, ax: Axes, colouring: Colouring, mesh: Any, marks:
         shown = np.unique(colouring.values)
         handles += [Patch(color=colouring.colours[i], label=f"{colouring.classes[i]} ({(colouring.values == i).sum():,})") for i in shown]
     else:
-        title = "energy along the view [MeV]" if colouring.is_energy else f"mean {colouring.title}"
-        bar = part.colorbar(mesh, ax=ax, location="left", fraction=0.3, aspect=18)
-        bar.set_label(title, fontsize=8)
-        bar.ax.tick_params(labelsize=8)
+        _add_colour_bar(part, mesh, colouring, ax=ax, location="left", fraction=0.3, aspect=18)
     handles += [Line2D([], [], label=name, **_marker(name)) for name in marks]
     if handles:
         title = colouring.title if colouring.classes else None
         ax.legend(handles=handles, title=title, loc="center left", fontsize=8, title_fontsize=8, frameon=False)
+
+
+def _add_colour_bar(part: SubFigure, mesh: Any, colouring: Colouring, **place: Any) -> None:
+    bar = part.colorbar(mesh, **place)
+    bar.set_label("energy along the view [MeV]" if colouring.is_energy else f"mean {colouring.title}", fontsize=8)
+    bar.ax.tick_params(labelsize=8)
 
 
 def _marker(name: str) -> dict[str, Any]:
@@ -246,4 +252,4 @@ def _draw_tracks(part: SubFigure, event: Event, branch: TrackBranch) -> None:
     part.suptitle(f"{branch.name}: {count} track{'s' * (count != 1)}{unit}", fontsize=10)
     ax = part.add_subplot()
     ax.axis("off")
-    ax.text(0, 0.95, "\n".join(track_lines(event, branch)), transform=ax.transAxes, va="top", family="monospace", fontsize=7.5)
+    ax.text(0, 0.95, "\n".join(track_lines(event, branch)), transform=ax.transAxes, va="top", family="monospace", fontsize=7)

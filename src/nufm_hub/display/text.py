@@ -75,9 +75,9 @@ def track_lines(event: Event, branch: TrackBranch) -> list[str]:
     shown = [c for c in ("charge", "p", "px", "py", "pz") if c in branch.features] or list(branch.features[:5])
     columns = [branch.features.index(c) for c in shown]
     order = np.argsort(-np.abs(tracks[:, columns[shown.index("p")]])) if "p" in shown else np.arange(len(tracks))
-    lines = ["".join(f"{c:>9}" for c in shown)]
+    lines = ["".join(f"{c:>8}" for c in shown)]
     for i in order[:_MAX_TRACKS]:
-        lines.append("".join(f"{tracks[i, c]:>+9.0f}" if name == "charge" else f"{tracks[i, c]:>9.4g}" for name, c in zip(shown, columns)))
+        lines.append("".join(f"{tracks[i, c]:>+8.0f}" if name == "charge" else f"{tracks[i, c]:>8.3g}" for name, c in zip(shown, columns)))
     if len(order) > _MAX_TRACKS:
         lines.append(f"... {len(order) - _MAX_TRACKS} more")
     return lines
