@@ -274,7 +274,8 @@ def fit_tracks(
         information[:, 4, 4] += 1.0
         covariance = np.linalg.inv(information)
         step = np.linalg.solve(information, gradient[..., None])[..., 0]
-        converged = np.abs(step[:, 4]) < 0.02 * np.sqrt(covariance[:, 4, 4])
+        # The wide scattering angle of the first iteration makes almost any curvature compatible with zero
+        converged = np.abs(step[:, 4]) < (0.02 if iteration else 1e-4) * np.sqrt(covariance[:, 4, 4])
         if converged.all():
             break
         limit = np.maximum(0.5 * np.abs(state[:, 4]), 0.1)
@@ -355,5 +356,5 @@ def measure_muons(
     points = hit.sum(axis=1)
     ndof = 2 * points - 5
     p_value = gammaincc(ndof / 2, chi2 / 2)  # survival function of the chi-square distribution
-    tracks = np.column_stack([np.sign(curvature), points, p[:, None] * direction, p, chi2, ndof, p_value, sigma * p**2, sigma])[converged]
+    tracks = np.column_stack([np.copysign(1.0, curvature), points, p[:, None] * direction, p, chi2, ndof, p_value, sigma * p**2, sigma])[converged]
     return tracks[np.argsort(-tracks[:, 5], kind="stable")][:10].astype(np.float32)
