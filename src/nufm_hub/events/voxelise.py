@@ -112,24 +112,43 @@ def _main_instance(ids: np.ndarray, voxel: np.ndarray, energy: np.ndarray, n: in
     return main
 
 
-def split_segments(starts: np.ndarray, ends: np.ndarray, max_length: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Cut straight segments into equal pieces no longer than `max_length`.
+def split_segments(starts: np.ndarray, ends: np.ndarray, branch: VoxelBranch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Cut straight segments where they cross the faces of voxels, so that each piece lies in one voxel or in none.
 
     Args:
-        starts, ends: (S, 3), in the unit of `max_length`.
+        starts, ends: (S, 3) mm.
+        branch: the grid.
 
     Returns:
-        Midpoints (Q, 3), the segment of each piece (Q,), and the piece's share of the segment (Q,). A segment of no length is one piece.
-
-    Raises:
-        ValueError: `max_length` is not positive.
+        Midpoints (Q, 3) in mm, the segment of each piece (Q,), and the piece's share of the segment's length (Q,). A segment of no
+        length is one piece.
     """
-    if max_length <= 0:
-        raise ValueError(f"max_length must be positive, got {max_length}")
     starts, ends = (np.asarray(a, dtype=np.float64).reshape(-1, 3) for a in (starts, ends))
-    pieces = np.maximum(np.ceil(np.linalg.norm(ends - starts, axis=1) / max_length), 1).astype(np.int64)
-    segment = np.repeat(np.arange(len(starts)), pieces)
-    number = np.arange(len(segment)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
-    share = 1.0 / pieces[segment]
-    middle = ((number + 0.5) * share)[:, None]
-    return starts[segment] + middle * (ends - starts)[segment], segment, share
+    n = len(starts)
+    # Where along its segment each cut is, from 0 to 1, with both ends.
+    segments, cuts = [np.arange(n), np.arange(n)], [np.zeros(n), np.ones(n)]
+    for axis in range(3):
+        faces = _faces(branch, axis)
+        low, high = np.minimum(starts[:, axis], ends[:, axis]), np.maximum(starts[:, axis], ends[:, axis])
+        first = np.searchsorted(faces, low, side="right")
+        count = np.maximum(np.searchsorted(faces, high, side="left") - first, 0)
+        segment = np.repeat(np.arange(n), count)
+        face = faces[first[segment] + np.arange(len(segment)) - np.repeat(np.cumsum(count) - count, count)]
+        segments.append(segment)
+        cuts.append((face - starts[segment, axis]) / (ends - starts)[segment, axis])
+    segment, cut = np.concatenate(segments), np.concatenate(cuts)
+    order = np.lexsort((cut, segment))
+    segment, cut = segment[order], cut[order]
+    same = segment[1:] == segment[:-1]
+    segment, share, middle = segment[1:][same], np.diff(cut)[same], (0.5 * (cut[1:] + cut[:-1]))[same]
+    keep = share > 0  # faces met at once, on edges and corners, leave pieces of nothing
+    segment, share, middle = segment[keep], share[keep], middle[keep]
+    return starts[segment] + middle[:, None] * (ends - starts)[segment], segment, share
+
+
+def _faces(branch: VoxelBranch, axis: int) -> np.ndarray:
+    """Positions in mm of all voxel faces along an axis, increasing."""
+    index = np.zeros((branch.shape[axis], 3), dtype=np.int64)
+    index[:, axis] = np.arange(branch.shape[axis])
+    centres, half = branch.to_mm(index)[:, axis], branch.voxel_size[axis] / 2
+    return np.unique(np.concatenate([centres - half, centres + half]))

@@ -1,6 +1,6 @@
 """Readers of foreign formats: `read_x(path, ...)` streams `Event`s, whatever the file."""
 
-from .common import Format, read_range, source_files
+from .common import Format, SourceFile, read_range, source_files
 from .edepsim import EDEPSIM, read_edepsim
 from .fasercal_npz import FASERCAL_NPZ, read_fasercal_npz
 from .pilarnet_larcv import PILARNET_LARCV, read_pilarnet_larcv
@@ -12,6 +12,7 @@ FORMATS: dict[str, Format] = {f.name: f for f in (FASERCAL_NPZ, PILARNET_M, PILA
 __all__ = [
     "FORMATS",
     "Format",
+    "SourceFile",
     "read_edepsim",
     "read_fasercal_npz",
     "read_pilarnet_larcv",

@@ -18,8 +18,6 @@ _UNITS = {"mm": 1.0, "cm": 10.0}
 _EVENT, _TRACK, _PDG = ("event_id", "eventID"), ("traj_id", "track_id", "trackID"), ("pdg_id", "pdgId")
 _COORDINATES = ("x_start", "y_start", "z_start", "x_end", "y_end", "z_end")
 _ROWS_AT_ONCE = 100_000
-# Pieces of a step are this fraction of the smallest voxel edge, so that sharing a step among voxels errs by little.
-_PIECE = 0.25
 
 
 def read_edepsim(
@@ -31,9 +29,9 @@ def read_edepsim(
 ) -> Iterator[Event]:
     """Events of edep-sim segments, voxelised onto the first voxel branch of any detector.
 
-    Each segment's energy is shared evenly among pieces of at most a quarter of a voxel edge; pieces outside every voxel are
-    dropped. The voxel label `particle` (share of the energy by PDG code) and the instance `particle` (track id of the largest deposit)
-    are filled where the detector declares them; the particle table lists track ids and PDG codes. `provenance["index"]` is the event id.
+    Each segment is cut at the faces of the voxels and its energy shared by length; pieces outside every voxel are dropped. The
+    voxel label `particle` (energy shares by PDG code) and the instance `particle` (track id of the largest deposit) are filled
+    where the detector declares them; the particle table lists track ids and PDG codes. `provenance["index"]` is the event id.
 
     Args:
         source: a `.h5` file, a folder of them, or a list of these.
@@ -94,7 +92,7 @@ class _SegmentsFile:
             row = first + int(np.flatnonzero(~(np.isfinite(points).all(axis=1) & np.isfinite(energy)))[0])
             raise ValueError(f"dataset 'segments', row {row} (event id {number}): not finite")
         points = points * self._scale + np.tile(self._offset, 2)
-        positions, segment, share = split_segments(points[:, :3], points[:, 3:], _PIECE * min(self._branch.voxel_size))
+        positions, segment, share = split_segments(points[:, :3], points[:, 3:], self._branch)
         coordinates, inside = self._branch.to_voxel(positions)
         if not inside.any():
             raise ValueError(
