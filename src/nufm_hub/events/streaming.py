@@ -111,6 +111,11 @@ class EventDataset(Dataset):
         """The detector of the events."""
         return self._shards.spec
 
+    @property
+    def files(self) -> list[str]:
+        """The parquet files, in order."""
+        return self._shards.files
+
     def __len__(self) -> int:
         return len(self._rows)
 
