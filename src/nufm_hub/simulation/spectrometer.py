@@ -275,7 +275,7 @@ def fit_tracks(
         covariance = np.linalg.inv(information)
         step = np.linalg.solve(information, gradient[..., None])[..., 0]
         # The wide scattering angle of the first iteration makes almost any curvature compatible with zero
-        converged = np.abs(step[:, 4]) < (0.02 if iteration else 1e-4) * np.sqrt(covariance[:, 4, 4])
+        converged = np.abs(step[:, 4]) < (0.02 if iteration else 1e-3) * np.sqrt(covariance[:, 4, 4])
         if converged.all():
             break
         limit = np.maximum(0.5 * np.abs(state[:, 4]), 0.1)
