@@ -1,0 +1,46 @@
+"""`nufm simulate`: simulations from the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .fasercal import FaserCalSettings
+from .runner import PROVENANCE, run_simulation
+
+app = typer.Typer(help="Simulate events into parquet shards.", no_args_is_help=True)
+
+
+@app.callback()
+def simulate() -> None:
+    """Simulate events into parquet shards; repeat the command to resume an interrupted run."""
+
+
+@app.command()
+def fasercal(
+    events: Annotated[int, typer.Option(help="Number of events.")],
+    out: Annotated[Path, typer.Option(help="Folder for the shards; a new one, or that of an interrupted run.")],
+    seed: Annotated[int, typer.Option(help="Seed of the run; the same seed and versions give the same bytes.")] = 1,
+    workers: Annotated[int, typer.Option(help="Processes.")] = 1,
+    energy: Annotated[tuple[float, float], typer.Option(help="Lowest and highest neutrino energy in GeV, log-uniform between.")] = (50.0, 1500.0),
+    shard_size: Annotated[int, typer.Option(help="Events per file.")] = 100,
+    flavours: Annotated[
+        str, typer.Option(help="'balanced': event i is of flavour class i modulo 6. 'natural': equal fluxes, everything else by cross section.")
+    ] = "balanced",
+) -> None:
+    """Neutrino interactions (Pythia 8) in a FASERCal-like detector (Geant4)."""
+    _run(FaserCalSettings(energy, flavours), events, seed, out, workers, shard_size)
+
+
+def _run(settings: object, events: int, seed: int, out: Path, workers: int, shard_size: int) -> None:
+    summary = run_simulation(settings, events, seed, out, workers, shard_size)["summary"]
+    typer.echo(
+        f"{summary['events']} events in {out}: {summary['events_per_hour']} events/h, {summary['kilobytes_per_event']} kB/event; "
+        f"details in {out / PROVENANCE}"
+    )
+
+
+if __name__ == "__main__":
+    app()
