@@ -12,7 +12,7 @@ from nufm_hub.detectors import DetectorSpec, VoxelBranch
 from nufm_hub.events import Event, Voxels
 from nufm_hub.files import new_file
 
-from .colouring import Colouring, colour_voxels
+from .colouring import NO_CLASS, Colouring, colour_voxels
 from .projection import layer_edges
 from .text import checked_prediction, energy_text, prediction_line, track_lines, truth_line, vertices
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 MAX_VOXELS = 20_000
 """Voxels of a branch that are drawn: more make browsers without a graphics card slow."""
 
+# Of the largest energy, as in the static display.
+_DYNAMIC_RANGE = 1e-4
 # Drawn along x, y, z of the page's scene: the beam lies flat and y points up; the order is cyclic, so that handedness stays.
 _SCENE = (2, 0, 1)
 _MARKERS = {"true vertex": ("circle-open", "#E3001B"), "predicted vertex": ("square-open", "#D100D1")}
@@ -59,7 +61,7 @@ def event_html(
     event.validate(spec)
     prediction = checked_prediction(prediction, spec)
     figure = go.Figure()
-    notes = [str(event), truth_line(event, spec), prediction_line(event, spec, prediction)]
+    notes = [str(event), truth_line(event, spec), prediction_line(event, prediction)]
     for index, branch in enumerate(spec.voxel_branches):
         figure.add_trace(_outline(branch))
         voxels = event.voxels.get(branch.name)
@@ -80,11 +82,13 @@ def event_html(
         else:
             notes.append(f"{branch.name}: sub-detector absent")
     for branch in spec.track_branches:
-        notes.append(f"{branch.name} (momenta in GeV):" if len(event.tracks.get(branch.name, ())) else f"{branch.name}:")
-        notes += [line.replace(" ", "\u00a0") for line in track_lines(event, branch)]
+        header, *lines = track_lines(event, branch)
+        notes += (
+            [f"{branch.name} (momenta in GeV):", *(x.replace(" ", "\u00a0") for x in (header, *lines))] if lines else [f"{branch.name}: {header}"]
+        )
     _lay_out(figure, [n for n in notes if n], spec)
     # A fixed id instead of a random one: the same event gives the same page.
-    page = figure.to_html(include_plotlyjs=True, div_id="event", default_height="96vh", config={"displaylogo": False})
+    page = figure.to_html(include_plotlyjs=True, div_id="event", default_height="94vh", config={"displaylogo": False})
     if path is not None:
         with new_file(path, overwrite) as temporary:
             temporary.write_text(page, encoding="utf-8")
@@ -117,7 +121,12 @@ def _voxel_traces(branch: VoxelBranch, voxels: Voxels, colouring: Colouring, ind
         else:
             marker["color"] = colouring.colours[code]
         label = colouring.title if name is None else f"{name} ({own.sum():,})"
-        traces.append(go.Scatter3d(x=x, y=y, z=z, mode="markers", marker=marker, name=label, text=text[own], **heading))
+        # Voxels without a class would hide the others.
+        hidden = name is not None and colouring.colours[code] == NO_CLASS and not own.all()
+        if hidden:
+            label += ", off: click to show"
+        shown = "legendonly" if hidden else True
+        traces.append(go.Scatter3d(x=x, y=y, z=z, mode="markers", marker=marker, name=label, text=text[own], visible=shown, **heading))
     return traces
 
 
@@ -126,8 +135,7 @@ def _continuous_marker(colouring: Colouring, rows: np.ndarray, branch: str, inde
     title = f"{branch}<br>{colouring.title}"
     bar: dict[str, Any] = {"title": {"text": title}, "x": 1.0 + 0.09 * index, "len": 0.5, "y": 0.25, "thickness": 12}
     if colouring.is_energy:
-        # Four decades, as in the static display.
-        values = np.log10(np.maximum(values, max(values.max(), 1e-6) * 1e-4))
+        values = np.log10(np.maximum(values, max(values.max(), 1e-6) * _DYNAMIC_RANGE))
         ticks = np.arange(np.floor(values.min()), np.ceil(values.max()) + 1)
         bar |= {"tickvals": ticks, "ticktext": [f"{10.0**t:g}" for t in ticks]}
     return {"color": np.round(values, 3), "colorscale": "Viridis", "colorbar": bar}
@@ -171,9 +179,10 @@ def _towers(image: np.ndarray, name: str) -> go.Heatmap:
 
     image = np.asarray(image, dtype=np.float64)
     plane = image[:, None] if image.ndim == 1 else image.sum(axis=tuple(range(2, image.ndim)))
-    hover = f"{name} tower (%{{x}}, %{{y}})<br>%{{z:.4g}} MeV<extra></extra>"
-    label = f"{name}: {energy_text(float(image.sum()))}"
-    return go.Heatmap(z=plane.T, colorscale="Viridis", showscale=False, showlegend=True, name=label, hovertemplate=hover)
+    hover = f"{name} tower (%{{x}}, %{{y}})<br>%{{customdata:.4g}} MeV<extra></extra>"
+    label = f"{name}: {energy_text(float(image.sum()))}, logarithmic"
+    shade = np.log10(np.maximum(plane, max(plane.max(), 1e-6) * _DYNAMIC_RANGE))
+    return go.Heatmap(z=shade.T, customdata=plane.T, colorscale="Viridis", showscale=False, showlegend=True, name=label, hovertemplate=hover)
 
 
 def _hover_position() -> str:
@@ -192,7 +201,7 @@ def _lay_out(figure: go.Figure, notes: list[str], spec: DetectorSpec) -> None:
     aspect = dict(zip("xyz", (2 * extent / np.linalg.norm(extent)).tolist()))
     camera = {"eye": {"x": -0.4, "y": -1.9, "z": 0.8}}
     figure.update_layout(
-        scene={**axes, "aspectmode": "manual", "aspectratio": aspect, "camera": camera, "domain": {"x": [0, 1], "y": [0, 1]}},
+        scene={**axes, "aspectmode": "manual", "aspectratio": aspect, "camera": camera, "domain": {"x": [0, 1], "y": [0.12, 1]}},
         legend={"groupclick": "toggleitem", "x": 0.0, "y": 0.0, "yanchor": "bottom", "bgcolor": "rgba(255,255,255,0.7)", "itemsizing": "constant"},
         margin={"l": 10, "r": 10, "t": 10, "b": 10},
         annotations=[

@@ -71,7 +71,7 @@ def plot_event(
     main_height = 6.2 if long else 5.0
     figure = Figure(figsize=(14, main_height + 3.1 * rows), dpi=120, layout="constrained")
     parts = figure.subfigures(1 + rows, 1, height_ratios=[main_height, *[3.1] * rows], squeeze=False)[:, 0]
-    title = "\n".join(line for line in (str(event), truth_line(event, spec), prediction_line(event, spec, prediction)) if line)
+    title = "\n".join(line for line in (str(event), truth_line(event, spec), prediction_line(event, prediction)) if line)
     figure.suptitle(title, fontsize=11)
     _draw_voxel_branch(parts[0], event, main, spec, colour_by, prediction, long)
     for row, part in enumerate(parts[1:]):
@@ -102,7 +102,7 @@ def _draw_voxel_branch(
     if voxels is None or not len(voxels):
         part.suptitle(f"{branch.name}: {'sub-detector absent' if voxels is None else 'no hits'}", fontsize=10)
         return
-    part.suptitle(f"{branch.name}: {len(voxels):,} voxels, {energy_text(float(voxels.energy.sum()))} deposited", fontsize=10)
+    part.suptitle(f"{branch.name}: {len(voxels):,} voxels, energy {energy_text(float(voxels.energy.sum()))}", fontsize=10)
     colouring = colour_voxels(event, branch, spec, colour_by, prediction)
     first = branch is spec.voxel_branches[0]
     marks = vertices(event, prediction) if first else {}
@@ -164,8 +164,8 @@ def _draw_outline(ax: Axes, branch: VoxelBranch, view: tuple[int, int], limits: 
             piece[:, view.index(blocks.axis)] = start, stop
             pieces.append(piece)
             if view[0] == blocks.axis and limits[0, view[0]] < (start + stop) / 2 < limits[1, view[0]]:
-                place = {"xycoords": ("data", "axes fraction"), "ha": "center", "va": "top"}
-                ax.annotate(str(number), ((start + stop) / 2, 0.98), fontsize=7, color="grey", **place)
+                place = {"xycoords": ("data", "axes fraction"), "ha": "center", "va": "bottom"}
+                ax.annotate(str(number), ((start + stop) / 2, 1.0), fontsize=7, color="grey", **place)
     for low, high in pieces:
         ax.add_patch(Rectangle(low, *(high - low), facecolor="#F4F4F4", edgecolor="#C8C8C8", linewidth=0.6, zorder=0))
 
@@ -183,7 +183,7 @@ def _label_view(ax: Axes, name: str, view: tuple[int, int], limits: np.ndarray, 
     # x to the right and y up put the reader downstream of the detector: the beam comes out of the page.
     direction = "" if not beam else ", beam →" if h == 2 else ", beam ⊙"
     merged = "" if max(merge) == 1 else f", {merge[0]}×{merge[1]} voxels a pixel"
-    ax.set_title(f"{name}{direction}{merged}", fontsize=8, loc="left")
+    ax.set_title(f"{name}{direction}{merged}", fontsize=8, loc="left", pad=11)
 
 
 def _draw_key(part: SubFigure, ax: Axes, colouring: Colouring, mesh: Any, marks: Mapping[str, np.ndarray]) -> None:
@@ -200,8 +200,8 @@ def _draw_key(part: SubFigure, ax: Axes, colouring: Colouring, mesh: Any, marks:
         _add_colour_bar(part, mesh, colouring, ax=ax, location="left", fraction=0.3, aspect=18)
     handles += [Line2D([], [], label=name, **_marker(name)) for name in marks]
     if handles:
-        title = colouring.title if colouring.classes else None
-        ax.legend(handles=handles, title=title, loc="center left", fontsize=8, title_fontsize=8, frameon=False)
+        title = f"{colouring.title}, of highest energy\nalong the view (number of voxels)" if colouring.classes else None
+        ax.legend(handles=handles, title=title, loc="center left", fontsize=8, title_fontsize=8, frameon=False, alignment="left")
 
 
 def _add_colour_bar(part: SubFigure, mesh: Any, colouring: Colouring, **place: Any) -> None:
@@ -228,7 +228,7 @@ def _draw_image(part: SubFigure, event: Event, branch: ImageBranch) -> None:
     if not (plane > 0).any():
         part.suptitle(f"{branch.name}: no energy", fontsize=10)
         return
-    part.suptitle(f"{branch.name}: {energy_text(float(total))} deposited", fontsize=10)
+    part.suptitle(f"{branch.name}: energy {energy_text(float(total))}", fontsize=10)
     ax = part.add_subplot()
     high = plane.max()
     norm = LogNorm(max(plane[plane > 0].min() * 0.99, high * _DYNAMIC_RANGE), high, clip=True)
@@ -248,8 +248,12 @@ def _draw_image(part: SubFigure, event: Event, branch: ImageBranch) -> None:
 
 def _draw_tracks(part: SubFigure, event: Event, branch: TrackBranch) -> None:
     count = len(event.tracks.get(branch.name, ()))
-    unit = ", momenta in GeV" if count and "p" in branch.features else ""
+    lines = track_lines(event, branch)
+    if not count:
+        part.suptitle(f"{branch.name}: {lines[0]}", fontsize=10)
+        return
+    unit = ", momenta in GeV" if "p" in branch.features else ""
     part.suptitle(f"{branch.name}: {count} track{'s' * (count != 1)}{unit}", fontsize=10)
     ax = part.add_subplot()
     ax.axis("off")
-    ax.text(0, 0.95, "\n".join(track_lines(event, branch)), transform=ax.transAxes, va="top", family="monospace", fontsize=7)
+    ax.text(0, 0.95, "\n".join(lines), transform=ax.transAxes, va="top", family="monospace", fontsize=7)

@@ -32,11 +32,9 @@ def vertices(event: Event, prediction: Mapping[str, Any]) -> dict[str, np.ndarra
 
 
 def truth_line(event: Event, spec: DetectorSpec) -> str:
-    """One line such as `truth: numu_cc, charm none, νμ CC of 812 GeV, vertex (1, -20, 300) mm`."""
+    """One line such as `truth: flavour numu_cc, charm none, νμ CC of 812 GeV, vertex (1, -20, 300) mm`."""
     t, parts = event.truth, []
-    for i, (name, classes) in enumerate(spec.event_labels.items()):
-        if name in t:
-            parts.append(classes[int(t[name])] if i == 0 else f"{name} {classes[int(t[name])]}")
+    parts += [f"{name} {classes[int(t[name])]}" for name, classes in sorted(spec.event_labels.items(), reverse=True) if name in t]
     if "neutrino_pdg" in t:
         current = {True: " CC", False: " NC"}[bool(t["is_cc"])] if "is_cc" in t else ""
         parts.append(f"{_NEUTRINOS.get(int(t['neutrino_pdg']), t['neutrino_pdg'])}{current}{_of_momentum(t, 'neutrino_momentum')}")
@@ -51,8 +49,8 @@ def truth_line(event: Event, spec: DetectorSpec) -> str:
     return "truth: " + (", ".join(parts) or "unknown")
 
 
-def prediction_line(event: Event, spec: DetectorSpec, prediction: Mapping[str, Any]) -> str:
-    """One line such as `prediction: numu_cc (0.93), vertex (1, -19, 310) mm, 10 mm from the truth`; empty without a prediction."""
+def prediction_line(event: Event, prediction: Mapping[str, Any]) -> str:
+    """One line such as `prediction: flavour numu_cc (0.93), vertex (1, -19, 310) mm, 10 mm from the truth`; empty without a prediction."""
     parts = []
     for name, value in prediction.items():
         if name == "vertex":
@@ -61,7 +59,7 @@ def prediction_line(event: Event, spec: DetectorSpec, prediction: Mapping[str, A
                 parts.append(f"{np.linalg.norm(np.asarray(value) - event.truth['vertex']):,.0f} mm from the truth")
         elif name != "voxels":
             text = f"{value['label']} ({value['score']:.2f})" if isinstance(value, Mapping) else str(value)
-            parts.append(text if name == next(iter(spec.event_labels)) else f"{name} {text}")
+            parts.append(f"{name} {text}")
     return "prediction: " + ", ".join(parts) if parts else ""
 
 
