@@ -115,7 +115,7 @@ def _voxel_traces(branch: VoxelBranch, voxels: Voxels, colouring: Colouring, ind
         if not own.any():
             continue
         x, y, z = (positions[own, a] for a in _SCENE)
-        marker: dict[str, Any] = {"symbol": "square", "size": 2, "opacity": 0.85}
+        marker: dict[str, Any] = {"symbol": "square", "size": 2}
         if name is None:
             marker |= _continuous_marker(colouring, rows, branch.name, index)
         else:
