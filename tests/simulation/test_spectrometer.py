@@ -28,7 +28,7 @@ def fitted(count: int, momentum: float, seed: int = 0, spectrometer: sp.MuonSpec
     assert use.mean() > 0.95
     state, covariance, chi2, converged = sp.fit_tracks(x[use], y[use], hit[use], SPECTROMETER)
     assert converged.mean() > 0.99
-    p_value = sp.gammaincc((2 * hit[use].sum(axis=1) - 5) / 2, chi2 / 2)
+    p_value = sp.chi2_survival(chi2, 2 * hit[use].sum(axis=1) - 5)
     return state[:, 4], np.sqrt(covariance[:, 4, 4]), charge[use] / momentum, p_value
 
 
@@ -43,6 +43,11 @@ def fitted(count: int, momentum: float, seed: int = 0, spectrometer: sp.MuonSpec
 def test_energy_loss_agrees_with_the_published_tables(material, momentum, published):
     """MeV cm2/g; Groom, Mokhov and Striganov, At. Data Nucl. Data Tables 78 (2001) 183, and PDG 2024, atomic and nuclear properties."""
     assert sp.muon_energy_loss(momentum, material) == pytest.approx(published, rel=0.01)
+
+
+def test_chi2_survival():
+    # 3.841 and 18.31 are the 95 % points for 1 and 10 degrees of freedom (PDG 2024, table 40.2)
+    assert sp.chi2_survival(np.array([3.841, 18.31]), np.array([1, 10])) == pytest.approx([0.05, 0.05], abs=2e-4)
 
 
 def test_highland_angle_of_one_magnet():

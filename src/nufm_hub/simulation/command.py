@@ -8,7 +8,9 @@ from typing import Annotated
 import typer
 
 from .fasercal import FaserCalSettings
+from .pilarnet import PILArNetSettings
 from .runner import PROVENANCE, run_simulation
+from .superfgd import SuperFGDSettings
 
 app = typer.Typer(help="Simulate events into parquet shards.", no_args_is_help=True)
 
@@ -32,6 +34,38 @@ def fasercal(
 ) -> None:
     """Neutrino interactions (Pythia 8) in a FASERCal-like detector (Geant4)."""
     _run(FaserCalSettings(energy, flavours), events, seed, out, workers, shard_size)
+
+
+@app.command()
+def superfgd(
+    events: Annotated[int, typer.Option(help="Number of events.")],
+    out: Annotated[Path, typer.Option(help="Folder for the shards; a new one, or that of an interrupted run.")],
+    seed: Annotated[int, typer.Option(help="Seed of the run; the same seed and versions give the same bytes.")] = 1,
+    workers: Annotated[int, typer.Option(help="Processes.")] = 1,
+    momentum: Annotated[tuple[float, float], typer.Option(help="Lowest and highest momentum in GeV, uniform between.")] = (0.2, 1.5),
+    crosstalk: Annotated[float, typer.Option(help="Light in each of the six neighbours as a share of that in the cube, 0 to 0.3.")] = 0.03,
+    threshold: Annotated[int, typer.Option(help="Photo-electrons below which a cube is not seen.")] = 4,
+    shard_size: Annotated[int, typer.Option(help="Events per file.")] = 1000,
+) -> None:
+    """Single protons, pions, muons and electrons in a SuperFGD-like block of scintillator cubes (Geant4)."""
+    _run(SuperFGDSettings(momentum, crosstalk, threshold), events, seed, out, workers, shard_size)
+
+
+@app.command()
+def pilarnet(
+    events: Annotated[int, typer.Option(help="Number of images.")],
+    out: Annotated[Path, typer.Option(help="Folder for the shards; a new one, or that of an interrupted run.")],
+    seed: Annotated[int, typer.Option(help="Seed of the run; the same seed and versions give the same bytes.")] = 1,
+    workers: Annotated[int, typer.Option(help="Processes.")] = 1,
+    vertices: Annotated[tuple[int, int], typer.Option(help="Fewest and most interaction vertices.")] = (1, 2),
+    particles: Annotated[tuple[int, int], typer.Option(help="Fewest and most particles of a vertex.")] = (1, 6),
+    energy: Annotated[tuple[float, float], typer.Option(help="Lowest and highest kinetic energy in MeV, uniform between.")] = (50.0, 1000.0),
+    rain: Annotated[tuple[int, int], typer.Option(help="Fewest and most cosmic-like muons.")] = (2, 6),
+    threshold: Annotated[float, typer.Option(help="MeV below which a voxel is dropped.")] = 0.13,
+    shard_size: Annotated[int, typer.Option(help="Images per file.")] = 200,
+) -> None:
+    """Liquid-argon images of the PILArNet kind (Geant4). With --vertices 1 1 --particles 1 1 --rain 0 0: single particles, labelled."""
+    _run(PILArNetSettings(vertices, particles, energy, rain, threshold), events, seed, out, workers, shard_size)
 
 
 def _run(settings: object, events: int, seed: int, out: Path, workers: int, shard_size: int) -> None:

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 
 from nufm_hub.detectors import DetectorSpec, load_detector
 from nufm_hub.events import Event, Voxels
@@ -244,6 +242,9 @@ def _largest(place: np.ndarray, owner: np.ndarray, energy: np.ndarray, size: int
 
 def clusters(coordinates: np.ndarray) -> np.ndarray:
     """Cluster number (N,) of voxels (N, 3) sorted with z fastest; voxels that share a face, an edge or a corner are in one cluster."""
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
     width = int(coordinates.max(initial=0)) + 3
     key = ((coordinates[:, 0] + 1) * width + coordinates[:, 1] + 1) * width + coordinates[:, 2] + 1
     # Towards each of five columns of voxels the three possible neighbours follow one another
