@@ -30,7 +30,8 @@ class EventPipeline:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, not {batch_size}")
         if model.config.spec.hash != processor.spec.hash:
-            raise ValueError(f"the model reads detector {model.config.spec.name!r}, the processor {processor.spec.name!r}: load both from one checkpoint")
+            names = f"the model reads detector {model.config.spec.name!r}, the processor {processor.spec.name!r}"
+            raise ValueError(f"{names} (or another version of it): load both from one checkpoint")
         self.model, self.processor, self.batch_size = model.eval(), processor, batch_size
 
     @classmethod

@@ -3,8 +3,9 @@
 Both need `pip install "nufm-hub[display]"`.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from nufm_hub.lazy import lazy_names
 
 if TYPE_CHECKING:
     from .interactive import event_html
@@ -12,11 +13,5 @@ if TYPE_CHECKING:
 
 __all__ = ["event_html", "plot_event"]
 
-_HOMES = {"event_html": "interactive", "plot_event": "static"}
-
-
-def __getattr__(name: str) -> Any:
-    # Lazily, so that the command line can mount `command.show` without importing what reads events.
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+# Lazily, so that the command line can mount `command.show` without importing what reads events.
+__getattr__ = lazy_names(__name__, {"event_html": "interactive", "plot_event": "static"})

@@ -1,8 +1,14 @@
 """Events: the one type that every reader and simulation makes and everything downstream takes."""
 
+from typing import TYPE_CHECKING
+
+from nufm_hub.lazy import lazy_names
+
 from .event import PARTICLE_FIELDS, PROVENANCE_FIELDS, TRUTH_FIELDS, Event, Voxels
-from .parquet import event_features, event_from_row, event_to_row, read_detector, read_events, write_events
-from .streaming import EventDataset, StreamingEvents, list_shards
+
+if TYPE_CHECKING:
+    from .parquet import event_features, event_from_row, event_to_row, read_detector, read_events, write_events
+    from .streaming import EventDataset, StreamingEvents, list_shards
 
 __all__ = [
     "PARTICLE_FIELDS",
@@ -20,3 +26,12 @@ __all__ = [
     "read_events",
     "write_events",
 ]
+
+# What reads and writes files needs pyarrow, datasets and torch: seconds that an Event alone does not cost.
+__getattr__ = lazy_names(
+    __name__,
+    {
+        **dict.fromkeys(("event_features", "event_from_row", "event_to_row", "read_detector", "read_events", "write_events"), "parquet"),
+        **dict.fromkeys(("EventDataset", "StreamingEvents", "list_shards"), "streaming"),
+    },
+)

@@ -1,14 +1,10 @@
 """Training: recipes as data, on top of transformers' Trainer."""
 
+from nufm_hub.lazy import lazy_names
+
 from .recipe import Recipe, list_recipes, load_recipe
 
 __all__ = ["TASKS", "Recipe", "list_recipes", "load_recipe", "train"]
 
-
-def __getattr__(name: str):
-    # The Trainer costs seconds to import; recipes and the command line do not need it.
-    if name in ("TASKS", "train"):
-        from . import run
-
-        return getattr(run, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+# The Trainer costs seconds to import; recipes and the command line do not need it.
+__getattr__ = lazy_names(__name__, {"TASKS": "run", "train": "run"})

@@ -16,7 +16,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from nufm_hub.events import EventDataset
 from nufm_hub.files import new_file, new_folder
 from nufm_hub.metrics import flavour_metrics, vertex_metrics
-from nufm_hub.models import NuFMConfig, NuFMForFlavourClassification, NuFMForPreTraining, NuFMForVertexRegression, NuFMProcessor
+from nufm_hub.models import NuFMConfig, NuFMForFlavourClassification, NuFMForVertexRegression, NuFMProcessor
 from nufm_hub.provenance import git_revision, machine, package_versions
 
 from .data import AugmentedEvents, NuFMCollator, SetEpoch
@@ -36,7 +36,7 @@ class Task:
 
 
 TASKS = {
-    "pretraining": Task(NuFMForPreTraining, "voxels"),
+    #"pretraining": Task(NuFMForPreTraining, "voxels"),
     "flavour": Task(NuFMForFlavourClassification, "flavour", lambda processor: flavour_metrics),
     "vertex": Task(NuFMForVertexRegression, "vertex", vertex_metrics),
 }
@@ -154,6 +154,7 @@ def train(
             data_seed=seed,
             use_cpu=use_cpu,
             dataloader_num_workers=workers,
+            dataloader_pin_memory=torch.cuda.is_available() and not use_cpu,
             remove_unused_columns=False,
             ddp_find_unused_parameters=task == "pretraining",
             eval_strategy="no" if validation_events is None else "epoch",
