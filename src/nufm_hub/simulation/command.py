@@ -1,16 +1,15 @@
-"""`nufm simulate`: simulations from the command line."""
+"""`nufm simulate`: simulations from the command line. Heavy imports happen inside the commands, so that `nufm --help` stays quick."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .fasercal import FaserCalSettings
-from .pilarnet import PILArNetSettings
-from .runner import PROVENANCE, run_simulation
-from .superfgd import SuperFGDSettings
+if TYPE_CHECKING:
+    from .runner import SimulationSettings
 
 app = typer.Typer(help="Simulate events into parquet shards.", no_args_is_help=True)
 
@@ -33,7 +32,9 @@ def fasercal(
     ] = "balanced",
 ) -> None:
     """Neutrino interactions (Pythia 8) in a FASERCal-like detector (Geant4)."""
-    _run(FaserCalSettings(energy, flavours), events, seed, out, workers, shard_size)
+    from .fasercal import FaserCalSettings
+
+    _run(lambda: FaserCalSettings(energy, flavours), events, seed, out, workers, shard_size)
 
 
 @app.command()
@@ -48,7 +49,9 @@ def superfgd(
     shard_size: Annotated[int, typer.Option(help="Events per file.")] = 1000,
 ) -> None:
     """Single protons, pions, muons and electrons in a SuperFGD-like block of scintillator cubes (Geant4)."""
-    _run(SuperFGDSettings(momentum, crosstalk, threshold), events, seed, out, workers, shard_size)
+    from .superfgd import SuperFGDSettings
+
+    _run(lambda: SuperFGDSettings(momentum, crosstalk, threshold), events, seed, out, workers, shard_size)
 
 
 @app.command()
@@ -65,11 +68,18 @@ def pilarnet(
     shard_size: Annotated[int, typer.Option(help="Images per file.")] = 200,
 ) -> None:
     """Liquid-argon images of the PILArNet kind (Geant4). With --vertices 1 1 --particles 1 1 --rain 0 0: single particles, labelled."""
-    _run(PILArNetSettings(vertices, particles, energy, rain, threshold), events, seed, out, workers, shard_size)
+    from .pilarnet import PILArNetSettings
+
+    _run(lambda: PILArNetSettings(vertices, particles, energy, rain, threshold), events, seed, out, workers, shard_size)
 
 
-def _run(settings: object, events: int, seed: int, out: Path, workers: int, shard_size: int) -> None:
-    summary = run_simulation(settings, events, seed, out, workers, shard_size)["summary"]
+def _run(settings: Callable[[], SimulationSettings], events: int, seed: int, out: Path, workers: int, shard_size: int) -> None:
+    from .runner import PROVENANCE, run_simulation
+
+    try:
+        summary = run_simulation(settings(), events, seed, out, workers, shard_size)["summary"]
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
     typer.echo(
         f"{summary['events']} events in {out}: {summary['events_per_hour']} events/h, {summary['kilobytes_per_event']} kB/event; "
         f"details in {out / PROVENANCE}"

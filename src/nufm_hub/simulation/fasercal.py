@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -43,6 +44,7 @@ class FaserCalSettings:
 
     name: ClassVar[str] = "fasercal"
     packages: ClassVar[tuple[str, ...]] = ("calzone", "pythia8mc")
+    batch: ClassVar[int] = 1
 
     energy: tuple[float, float] = (50.0, 1500.0)
     flavours: str = "balanced"
@@ -91,6 +93,11 @@ class FaserCalSimulation:
                 return event
             self.counts["regenerated"] += 1
         raise RuntimeError(f"event {index} of seed {run_seed}: {_MAX_ATTEMPTS} attempts left fewer than {MIN_REAL_VOXELS} real voxels")
+
+    def events(self, run_seed: int, indices: Sequence[int]) -> Iterator[Event]:
+        """Several events; each as `event` makes it."""
+        for index in indices:
+            yield self.event(run_seed, index)
 
     def _attempt(self, seeds: EventSeeds, index: int) -> Event:
         s = self.settings

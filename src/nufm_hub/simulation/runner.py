@@ -10,8 +10,8 @@ import json
 import multiprocessing
 import os
 import time
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
@@ -29,6 +29,7 @@ from nufm_hub.provenance import git_revision, package_versions
 from .geant4_data import ensure_geant4_data
 
 PROVENANCE = "provenance.json"
+_AHEAD = 16  # batches a worker
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -37,8 +38,8 @@ class EventMaker(Protocol):
 
     counts: Counter[str]
 
-    def event(self, run_seed: int, index: int) -> Event:
-        """Event `index` of run `run_seed`, whatever events were made before."""
+    def events(self, run_seed: int, indices: Sequence[int]) -> Iterator[Event]:
+        """These events of run `run_seed`, in order; each the same whatever events are made with it or were made before."""
         ...
 
 
@@ -48,10 +49,12 @@ class SimulationSettings(Protocol):
     Attributes:
         name: of the simulation.
         packages: distributions whose versions decide about the bytes of an event, beside nufm-hub and numpy.
+        batch: events that a worker makes at a time.
     """
 
     name: ClassVar[str]
     packages: ClassVar[tuple[str, ...]]
+    batch: ClassVar[int]
 
     @property
     def detector(self) -> DetectorSpec: ...
@@ -59,7 +62,7 @@ class SimulationSettings(Protocol):
     def build(self) -> EventMaker: ...
 
 
-def run_simulation(settings: Any, events: int, seed: int, out: str | Path, workers: int = 1, shard_size: int = 100) -> dict[str, Any]:
+def run_simulation(settings: SimulationSettings, events: int, seed: int, out: str | Path, workers: int = 1, shard_size: int = 100) -> dict[str, Any]:
     """Simulate events into `out/<name>-00000.parquet` and so on, and describe the run in `out/provenance.json`.
 
     Events depend on the seed, their index, the settings and the versions of the packages, and not on `workers`. A shard appears under its name only
@@ -112,7 +115,7 @@ def run_simulation(settings: Any, events: int, seed: int, out: str | Path, worke
     return provenance
 
 
-def _identity(settings: Any, events: int, seed: int, shard_size: int) -> dict[str, Any]:
+def _identity(settings: SimulationSettings, events: int, seed: int, shard_size: int) -> dict[str, Any]:
     """All that the bytes of a run depend on."""
     packages = ("nufm-hub", "numpy", "pyarrow", *settings.packages)
     return {
@@ -175,7 +178,7 @@ def _summarise(provenance: dict[str, Any], workers: int) -> None:
     }
 
 
-def _with_progress(stream: Iterator[tuple[Event, dict[str, int]]], counts: Counter[str], bar: tqdm, file: str) -> Iterator[Event]:
+def _with_progress(stream: Iterator[tuple[Event, Counter[str]]], counts: Counter[str], bar: tqdm, file: str) -> Iterator[Event]:
     for event, extra in stream:
         counts.update(extra)
         event.provenance["file"] = file
@@ -184,69 +187,73 @@ def _with_progress(stream: Iterator[tuple[Event, dict[str, int]]], counts: Count
 
 
 class _EventStream:
-    """(event, counts) of many indices in order, made by worker processes that stay a little ahead of the reader."""
+    """(event, what was counted since the event before) of many indices in order, made by processes that stay a little ahead of the reader."""
 
-    def __init__(self, settings: Any, seed: int, indices: list[int], workers: int) -> None:
-        self._settings, self._seed, self._indices, self._workers = settings, seed, indices, workers
+    def __init__(self, settings: SimulationSettings, seed: int, indices: list[int], workers: int) -> None:
+        self._settings, self._seed = settings, seed
+        self._batches = [indices[i : i + settings.batch] for i in range(0, len(indices), settings.batch)]
+        self._workers = min(workers, len(self._batches))
         self._pool: ProcessPoolExecutor | None = None
 
-    def __enter__(self) -> Iterator[tuple[Event, dict[str, int]]]:
-        if self._workers == 1 or len(self._indices) <= 1:
+    def __enter__(self) -> Iterator[tuple[Event, Counter[str]]]:
+        if self._workers <= 1:
             return self._in_process()
-        # Forked processes would share the state of Geant4 and of thread pools.
-        context = multiprocessing.get_context("spawn")
-        workers = min(self._workers, len(self._indices))
         for variable in _THREAD_VARIABLES:
             os.environ.setdefault(variable, "1")
-        self._pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(self._settings, self._seed))
-        return self._from_pool(self._pool, ahead=16 * workers)
+        # Forked processes would share the state of Geant4 and of thread pools.
+        context = multiprocessing.get_context("spawn")
+        self._pool = ProcessPoolExecutor(self._workers, mp_context=context, initializer=_start_worker, initargs=(self._settings, self._seed))
+        return self._from_pool(self._pool)
 
     def __exit__(self, *_: object) -> None:
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def _in_process(self) -> Iterator[tuple[Event, dict[str, int]]]:
-        worker = _Worker(self._settings, self._seed)
-        for index in self._indices:
-            yield worker.make(index)
+    def _in_process(self) -> Iterator[tuple[Event, Counter[str]]]:
+        worker = _Worker(self._settings, self._seed) if self._batches else None
+        for batch in self._batches:
+            yield from worker.make(batch)
 
-    def _from_pool(self, pool: ProcessPoolExecutor, ahead: int) -> Iterator[tuple[Event, dict[str, int]]]:
-        waiting: list[Future] = []
-        indices = iter(self._indices)
+    def _from_pool(self, pool: ProcessPoolExecutor) -> Iterator[tuple[Event, Counter[str]]]:
+        waiting: deque[Future] = deque()
+        batches = iter(self._batches)
         while True:
-            waiting += [pool.submit(_make_event, i) for i in islice(indices, ahead - len(waiting))]
+            waiting.extend(pool.submit(_make_events, batch) for batch in islice(batches, _AHEAD * self._workers - len(waiting)))
             if not waiting:
                 return
             try:
-                yield waiting.pop(0).result()
+                yield from waiting.popleft().result()
             except BrokenProcessPool as error:
                 raise RuntimeError("a worker process died (out of memory?): run the same command again to resume, with fewer workers") from error
 
 
 class _Worker:
-    def __init__(self, settings: Any, seed: int) -> None:
-        self._maker: EventMaker = settings.build()
+    def __init__(self, settings: SimulationSettings, seed: int) -> None:
+        self._maker = settings.build()
         self._seed = seed
 
-    def make(self, index: int) -> tuple[Event, dict[str, int]]:
+    def make(self, indices: list[int]) -> list[tuple[Event, Counter[str]]]:
+        out = []
         before = Counter(self._maker.counts)
         try:
-            event = self._maker.event(self._seed, index)
+            for event in self._maker.events(self._seed, indices):
+                out.append((event, self._maker.counts - before))
+                before = Counter(self._maker.counts)
         except Exception as error:
-            raise RuntimeError(f"event {index} of seed {self._seed} failed: {error}") from error
-        return event, dict(self._maker.counts - before)
+            raise RuntimeError(f"simulating events {indices[0]} to {indices[-1]} of seed {self._seed} failed: {error}") from error
+        return out
 
 
 _worker: _Worker | None = None
 
 
-def _start_worker(settings: Any, seed: int) -> None:
+def _start_worker(settings: SimulationSettings, seed: int) -> None:
     global _worker
     _worker = _Worker(settings, seed)
 
 
-def _make_event(index: int) -> tuple[Event, dict[str, int]]:
-    return _worker.make(index)
+def _make_events(indices: list[int]) -> list[tuple[Event, Counter[str]]]:
+    return _worker.make(indices)
 
 
 def _sha256(path: Path) -> str:

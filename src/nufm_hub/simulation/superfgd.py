@@ -24,7 +24,6 @@ PDG_CODES = {"proton": (2212,), "pion": (211, -211), "muon": (13, -13), "electro
 BIRKS = 0.126  # mm/MeV, polystyrene scintillator
 LIGHT_YIELD = 80.0  # photo-electrons per MeV in the three fibres of a cube: 50 a fibre from a minimum-ionising particle in 1 cm
 READOUT_WINDOW = 1e-5  # s; keeps the electrons of muon decays, drops slow neutrons
-_BATCH = 64
 _NEIGHBOURS = np.array([[1, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0], [0, 0, 1], [0, 0, -1]])
 
 
@@ -46,6 +45,7 @@ class SuperFGDSettings:
 
     name: ClassVar[str] = "superfgd"
     packages: ClassVar[tuple[str, ...]] = ("calzone",)
+    batch: ClassVar[int] = 100
 
     momentum: tuple[float, float] = (0.2, 1.5)
     crosstalk: float = 0.03
@@ -86,8 +86,8 @@ class SuperFGDSimulation:
 
     def events(self, run_seed: int, indices: Sequence[int]) -> Iterator[Event]:
         """The events of `indices`, several in one run of Geant4: the same as from `event`, only faster."""
-        for first in range(0, len(indices), _BATCH):
-            batch = indices[first : first + _BATCH]
+        size = self.settings.batch
+        for batch in (indices[i : i + size] for i in range(0, len(indices), size)):
             rngs = [event_seeds(run_seed, i).rng for i in batch]
             primaries = [self._draw(i, rng) for i, rng in zip(batch, rngs)]
             deposits = shoot(self._simulation, run_seed, primaries, streams=[(i, 0) for i in batch]).deposits["World"]
