@@ -27,6 +27,18 @@ def assert_same(a, b):
             assert all(np.array_equal(x, getattr(w, labels)[k]) for k, x in getattr(v, labels).items())
 
 
+@needs_geant4
+def test_runs_are_the_same_with_any_number_of_workers(tmp_path):
+    """The files of one process and of two, byte by byte, for batches that do not fit the shards."""
+    from nufm_hub.simulation.runner import run_simulation
+
+    settings = SuperFGDSettings()
+    for workers in (1, 2):
+        run_simulation(settings, 210, 4, tmp_path / str(workers), workers=workers, shard_size=130)
+    for name in ("superfgd-00000.parquet", "superfgd-00001.parquet"):
+        assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes()
+
+
 # Pieces of deposits ---------------------------------------------------------------------------------------------------------------------------------
 
 
@@ -120,6 +132,26 @@ def test_crosstalk_label_and_setting():
     assert b.voxels["cubes"].labels["crosstalk"].mean() > 0.4
     assert b.voxels["cubes"].energy.min() >= 4 / LIGHT_YIELD * 0.999
     assert b.voxels["cubes"].energy.sum() == pytest.approx(a.voxels["cubes"].energy.sum(), rel=0.1)
+
+
+@needs_geant4
+def test_particles_that_leave_at_once_give_empty_events(monkeypatch):
+    from nufm_hub.simulation import pilarnet, superfgd
+    from nufm_hub.simulation.gun import Primary
+
+    out = Primary(13, 1000.0, np.array([0, 0, 999.99999]), np.array([0, 0, 1.0]))
+    simulation = SuperFGDSettings().build()
+    monkeypatch.setattr(superfgd.SuperFGDSimulation, "_draw", lambda self, index, rng: out)
+    event = simulation.event(1, 0)
+    event.validate(simulation.spec)
+    assert len(event.voxels["cubes"]) == 0
+    assert simulation.counts["empty"] == 1
+    simulation = pilarnet.PILArNetSettings(threshold=9.9).build()
+    out = Primary(13, 1000.0, np.array([0, 0, 1151.99999]), np.array([0, 0, 1.0]))
+    monkeypatch.setattr(pilarnet.PILArNetSimulation, "_draw", lambda self, index, rng: pilarnet._Image([out], [0]))
+    event = simulation.event(1, 0)
+    event.validate(simulation.spec)
+    assert len(event.voxels["lar"]) == len(event.particles["id"]) == 0
 
 
 @pytest.mark.parametrize("bad", [{"momentum": (1.0, 0.5)}, {"momentum": (0.0, 1.0)}, {"crosstalk": 0.31}, {"crosstalk": -0.1}, {"threshold": 0}])
@@ -286,7 +318,7 @@ def test_muon_deposits_in_argon(argon):
         {"vertices": (2, 1)},
         {"rain": (-1, 2)},
         {"energy": (0.0, 10.0)},
-        {"vertices": (0, 0), "rain": (0, 0)},
+        {"vertices": (0, 2), "rain": (0, 3)},
         {"particles": (0, 3)},
         {"threshold": -1.0},
     ],

@@ -25,7 +25,6 @@ PDG_CODES = {"gamma": (22,), "electron": (11, -11), "muon": (13, -13), "pion": (
 MAX_ENERGY = {"proton": 400.0}  # MeV; faster protons mostly break up nuclei
 LOW_ENERGY_VOXELS = 10  # smaller clusters that stand alone are low-energy deposits
 READOUT_WINDOW = 1e-5  # s; keeps the electrons of muon decays, drops slow neutrons
-_BATCH = 8
 _LOW_ENERGY = 4
 
 
@@ -47,6 +46,7 @@ class PILArNetSettings:
 
     name: ClassVar[str] = "pilarnet"
     packages: ClassVar[tuple[str, ...]] = ("calzone",)
+    batch: ClassVar[int] = 20
 
     vertices: tuple[int, int] = (1, 2)
     particles: tuple[int, int] = (1, 6)
@@ -62,8 +62,8 @@ class PILArNetSettings:
                 raise ValueError(f"{key} {low} to {high}: give a range of non-negative numbers in increasing order")
         if not 1 <= self.energy[0] <= self.energy[1] <= 100_000:
             raise ValueError(f"energies {self.energy[0]} to {self.energy[1]} MeV: give a range between 1 and 100000 MeV")
-        if self.particles[0] < 1 or self.vertices[1] + self.rain[1] < 1:
-            raise ValueError("an image needs a vertex or rain, and a vertex at least one particle")
+        if self.particles[0] < 1 or self.vertices[0] + self.rain[0] < 1:
+            raise ValueError("every image needs at least one vertex or rain muon, and every vertex one particle")
         if not 0 <= self.threshold < 10:
             raise ValueError(f"threshold {self.threshold} MeV is not between 0 and 10 MeV")
 
@@ -105,8 +105,8 @@ class PILArNetSimulation:
 
     def events(self, run_seed: int, indices: Sequence[int]) -> Iterator[Event]:
         """The events of `indices`, several in one run of Geant4: the same as from `event`, only faster."""
-        for first in range(0, len(indices), _BATCH):
-            batch = indices[first : first + _BATCH]
+        size = self.settings.batch
+        for batch in (indices[i : i + size] for i in range(0, len(indices), size)):
             images = [self._draw(i, event_seeds(run_seed, i).rng) for i in batch]
             primaries = [p for image in images for p in image.primaries]
             streams = [(i, row) for i, image in zip(batch, images) for row in range(len(image.primaries))]
