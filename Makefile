@@ -5,7 +5,7 @@ STAMP := $(VENV)/.installed
 # Threads that wait for work must not spin: with a second busy process that would slow a step several times.
 RUN := OMP_WAIT_POLICY=PASSIVE HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 HF_HUB_DISABLE_XET=1
 
-.PHONY: demo test test-fast lint clean
+.PHONY: demo test test-fast lint clean sample-fasercal
 
 demo: $(STAMP)
 	$(RUN) $(VENV)/bin/nufm demo --out runs/demo --overwrite
@@ -29,3 +29,11 @@ $(STAMP): pyproject.toml constraints.txt
 
 clean:
 	rm -rf $(VENV) build src/*.egg-info .pytest_cache .ruff_cache
+
+# The packaged held-out events, made anew (seed and settings are in the JSON file beside each).
+SAMPLES := src/nufm_hub/events/samples
+
+sample-fasercal: $(STAMP)
+	$(VENV)/bin/nufm simulate fasercal --events 120 --seed 20261122 --shard-size 120 --workers 2 --out data/fasercal-sample
+	cp data/fasercal-sample/fasercal-00000.parquet $(SAMPLES)/fasercal.parquet
+	cp data/fasercal-sample/provenance.json $(SAMPLES)/fasercal.json

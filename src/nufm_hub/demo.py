@@ -53,9 +53,9 @@ def demo(out: Path, overwrite: bool = False, seed: int = 0) -> dict[str, Any]:
         _write_predictions(folder / "predictions.parquet", events, flavour, vertex, spec.classes("flavour"))
         shown = np.linspace(0, len(events) - 1, _NUM_IMAGES).astype(int)
         for i in shown:
-            plot_event(events[i], spec, prediction=_shown(flavour[i], vertex[i]), path=folder / f"event-{i}.png")
+            plot_event(events[i], spec, prediction={"flavour": flavour[i], "vertex": vertex[i]}, path=folder / f"event-{i}.png")
         first = shown[0]
-        event_html(events[first], spec, prediction=_shown(flavour[first], vertex[first]), path=folder / f"event-{first}.html")
+        event_html(events[first], spec, prediction={"flavour": flavour[first], "vertex": vertex[first]}, path=folder / f"event-{first}.html")
     return metrics
 
 
@@ -72,10 +72,6 @@ def evaluate_predictions(
         "vertex": VertexError().compute(predictions=vertex, references=true, seed=seed),
         "vertex_baseline": VertexError().compute(predictions=np.broadcast_to(training_mean, true.shape), references=true, seed=seed),
     }
-
-
-def _shown(flavour: dict[str, Any], vertex: np.ndarray) -> dict[str, Any]:
-    return {"flavour": flavour["label"], "score": flavour["score"], "vertex": vertex}
 
 
 def _write_predictions(path: Path, events: list[Event], flavour: list[dict[str, Any]], vertex: np.ndarray, classes: tuple[str, ...]) -> None:

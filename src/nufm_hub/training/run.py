@@ -16,7 +16,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from nufm_hub.events import EventDataset
 from nufm_hub.files import new_file, new_folder
 from nufm_hub.metrics import flavour_metrics, vertex_metrics
-from nufm_hub.models import NuFMConfig, NuFMForFlavourClassification, NuFMForVertexRegression, NuFMProcessor
+from nufm_hub.models import NuFMConfig, NuFMForFlavourClassification, NuFMForPreTraining, NuFMForVertexRegression, NuFMProcessor
 from nufm_hub.provenance import git_revision, machine, package_versions
 
 from .data import AugmentedEvents, NuFMCollator, SetEpoch
@@ -36,7 +36,7 @@ class Task:
 
 
 TASKS = {
-    #"pretraining": Task(NuFMForPreTraining, "voxels"),
+    "pretraining": Task(NuFMForPreTraining, "voxels"),
     "flavour": Task(NuFMForFlavourClassification, "flavour", lambda processor: flavour_metrics),
     "vertex": Task(NuFMForVertexRegression, "vertex", vertex_metrics),
 }
@@ -162,6 +162,7 @@ def train(
             save_steps=1 if validation_events is not None else save_every * -(-len(train_events) // recipe.batch_size),
             save_total_limit=2,
             load_best_model_at_end=validation_events is not None,
+            prediction_loss_only=definition.metrics is None,
             logging_strategy="epoch",
             report_to=report_to,
             disable_tqdm=False,
