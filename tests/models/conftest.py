@@ -36,12 +36,12 @@ def small_config(**overrides) -> NuFMConfig:
     return NuFMConfig(**({"detector": SPEC} | SMALL | overrides))
 
 
-def make_event(cubes: int, bars: int, tracks: int, seed: int, compact: bool = False) -> dict[str, torch.Tensor]:
-    """One event with the given numbers of distinct voxels and tracks; `compact` keeps the voxels in a corner."""
+def make_event(cubes: int, bars: int, tracks: int, seed: int) -> dict[str, torch.Tensor]:
+    """One event with the given numbers of distinct voxels and tracks."""
     generator = torch.Generator().manual_seed(seed)
     coordinates = []
     for shape, count in zip(SHAPES.tolist(), (cubes, bars)):
-        x, y, z = (6, 6, 20) if compact else shape
+        x, y, z = shape
         cell = torch.randperm(x * y * z, generator=generator)[:count]
         coordinates.append(torch.stack([cell // (y * z), cell // z % y, cell % z], dim=1))
     count = cubes + bars

@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from transformers import AutoConfig, AutoModel
+from transformers import AutoConfig, AutoModel, AutoModelForPreTraining
 
 from nufm_hub.models import AutoModelForFlavourClassification, AutoModelForParticleID, AutoModelForVertexRegression, NuFMConfig, auto
 
@@ -19,6 +19,7 @@ def test_from_config(toy):
     config = toy.config()
     assert type(AutoModel.from_config(config)).__name__ == "NuFMModel"
     for auto_class, name in (
+        (AutoModelForPreTraining, "NuFMForPreTraining"),
         (AutoModelForFlavourClassification, "NuFMForFlavourClassification"),
         (AutoModelForVertexRegression, "NuFMForVertexRegression"),
         (AutoModelForParticleID, "NuFMForParticleID"),

@@ -2,7 +2,7 @@
 and `AutoFeatureExtractor`, and with the Auto classes here."""
 
 from .auto import AutoModelForFlavourClassification, AutoModelForParticleID, AutoModelForVertexRegression
-from .nufm import NuFMConfig, NuFMForFlavourClassification, NuFMForParticleID, NuFMForVertexRegression, NuFMModel, NuFMProcessor
+from .nufm import NuFMConfig, NuFMForFlavourClassification, NuFMForParticleID, NuFMForPreTraining, NuFMForVertexRegression, NuFMModel, NuFMProcessor
 
 __all__ = [
     "AutoModelForFlavourClassification",
@@ -11,6 +11,7 @@ __all__ = [
     "NuFMConfig",
     "NuFMForFlavourClassification",
     "NuFMForParticleID",
+    "NuFMForPreTraining",
     "NuFMForVertexRegression",
     "NuFMModel",
     "NuFMProcessor",

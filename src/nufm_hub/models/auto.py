@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Any
 
-from transformers import AutoConfig, AutoFeatureExtractor, AutoModel
+from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForPreTraining
 from transformers.models.auto.auto_factory import _BaseAutoModelClass, _LazyAutoMapping
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
@@ -16,6 +16,7 @@ from nufm_hub.checkpoints import resolve
 
 from .nufm.configuration_nufm import NuFMConfig, explicit_revision
 from .nufm.modeling_nufm import NuFMForFlavourClassification, NuFMForParticleID, NuFMForVertexRegression, NuFMModel
+from .nufm.pretraining_nufm import NuFMForPreTraining
 from .nufm.processing_nufm import NuFMProcessor
 
 
@@ -50,6 +51,7 @@ class AutoModelForParticleID(_AutoTaskModel):
 
 AutoConfig.register(NuFMConfig.model_type, NuFMConfig, exist_ok=True)
 AutoModel.register(NuFMConfig, NuFMModel, exist_ok=True)
+AutoModelForPreTraining.register(NuFMConfig, NuFMForPreTraining, exist_ok=True)
 AutoFeatureExtractor.register(NuFMConfig, NuFMProcessor, exist_ok=True)
 AutoModelForFlavourClassification.register(NuFMConfig, NuFMForFlavourClassification, exist_ok=True)
 AutoModelForVertexRegression.register(NuFMConfig, NuFMForVertexRegression, exist_ok=True)

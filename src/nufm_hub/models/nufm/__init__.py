@@ -10,12 +10,15 @@ from .modeling_nufm import (
     NuFMModelOutput,
     NuFMPreTrainedModel,
 )
+from .pretraining_nufm import NuFMForPreTraining, NuFMForPreTrainingOutput
 from .processing_nufm import NuFMProcessor
 
 __all__ = [
     "NuFMConfig",
     "NuFMForFlavourClassification",
     "NuFMForParticleID",
+    "NuFMForPreTraining",
+    "NuFMForPreTrainingOutput",
     "NuFMForVertexRegression",
     "NuFMHeadOutput",
     "NuFMModel",
