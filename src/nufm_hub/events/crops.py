@@ -116,7 +116,8 @@ def shape_features(coordinates: np.ndarray, energy: np.ndarray, grid: Sequence[i
     - containment as given; start and end = the voxels with the lowest and highest projection on the first axis, which is the
       start being set by `start_at`; start = c_start / L; direction = unit vector from start to end; length = |end - start| / |L|;
     - linearity = log(1 + s1 / s2), planarity = log(1 + s2 / s3), denominators not below 1e-6;
-    - energy_asymmetry = (energy on the end's side of the middle of the projections - the rest) / sum.
+    - energy_asymmetry = (energy on the end's side of the middle of the projections - that on the start's side) / sum; voxels in the
+      very middle count half on each side.
 
     One voxel has start = centroid and zeros from log_spread on.
 
@@ -147,8 +148,9 @@ def shape_features(coordinates: np.ndarray, energy: np.ndarray, grid: Sequence[i
         spread = np.sqrt(np.maximum(values[::-1], 0))
         projection = relative @ axes[:, -1]
         ends = [int(projection.argmin()), int(projection.argmax())]
-        low_side = projection <= (projection.min() + projection.max()) / 2
-        sides = [energy[low_side].sum(), energy[~low_side].sum()]
+        past = projection - (projection.min() + projection.max()) / 2
+        middle = energy[np.abs(past) <= _SMALL].sum() / 2  # half to each side, or the arbitrary sign of the axis would matter
+        sides = [energy[past < -_SMALL].sum() + middle, energy[past > _SMALL].sum() + middle]
         if _starts_at_second(c[ends], energy[ends], sides, start_at):
             ends, sides = ends[::-1], sides[::-1]
         step = c[ends[1]] - c[ends[0]]
@@ -159,8 +161,8 @@ def shape_features(coordinates: np.ndarray, energy: np.ndarray, grid: Sequence[i
         planarity = np.log1p(spread[1] / max(spread[2], _SMALL))
         asymmetry = (sides[1] - sides[0]) / max(total, _SMALL)
     logs = np.log1p([len(c), total, energy.mean(), energy.std(), len(c) / box.prod()])
-    parts = (c.mean(axis=0) / last, box / grid, logs, [containment], np.log1p(spread), start / last, direction, [length, linearity, planarity, asymmetry])
-    return np.concatenate(parts)
+    place = (c.mean(axis=0) / last, box / grid, logs, [containment])
+    return np.concatenate([*place, np.log1p(spread), start / last, direction, [length, linearity, planarity, asymmetry]])
 
 
 def _starts_at_second(ends: np.ndarray, energy: np.ndarray, sides: list[float], start_at: str) -> bool:

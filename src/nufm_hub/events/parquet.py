@@ -74,7 +74,7 @@ def event_to_row(event: Event, spec: DetectorSpec) -> dict[str, Any]:
         row[f"truth.{name}"] = array[None] if field.shape else array.item()
     for name, value in event.particles.items():
         field = PARTICLE_FIELDS[name]
-        row[f"particles.{name}"] = np.asarray(value, dtype=field.dtype).reshape(len(value), -1)
+        row[f"particles.{name}"] = np.asarray(value, dtype=field.dtype).reshape(-1, *(field.shape or (1,)))
     for name, value in event.provenance.items():
         row[f"provenance.{name}"] = value
     return row
@@ -87,7 +87,7 @@ def event_from_row(row: Mapping[str, Any], spec: DetectorSpec) -> Event:
         value = row.get(column)
         return None if _is_null(value) else np.asarray(value, dtype=dtype)
 
-    event = Event(detector=row["detector"])
+    event = Event(detector=str(row["detector"]))
     for b in spec.voxel_branches:
         coordinates = array(f"{b.name}.coordinates", "int16")
         if coordinates is None:

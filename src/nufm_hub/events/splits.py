@@ -15,7 +15,7 @@ from .streaming import list_shards
 SPLITS = ("train", "validation", "test")
 GROUPS = ("seed", "interaction", "initial_condition")
 
-# Numbers that pass through float32, other units or text differ in the last digits; these steps are far below any resolution.
+# Numbers that pass through single precision, other units or text differ in the last digits; these steps are far below any resolution.
 _STEP = {"mm": 1e-2, "GeV": 1e-5}
 _DIRECTION_STEP = 1e-4
 _INTERACTION = ("is_cc", "neutrino_pdg", "target_pdg", "neutrino_momentum", "lepton_momentum")
@@ -58,7 +58,7 @@ def group_key(event: Event, group_by: str) -> str:
     if group_by == "initial_condition":
         if not {"particle_position", "particle_momentum"} <= event.truth.keys():
             raise ValueError(f"{event} has no position and momentum of a single particle: group by 'seed' or 'interaction' instead")
-        momentum = np.asarray(event.truth["particle_momentum"], dtype=np.float64)
+        momentum = _single(event.truth["particle_momentum"])
         size = float(np.linalg.norm(momentum))
         direction = np.rint(momentum / (size or 1.0) / _DIRECTION_STEP).astype(np.int64).tolist()
         return f"{_rounded('particle_position', event.truth['particle_position'])}|{direction}|{round(size / _STEP['GeV'])}"
@@ -67,7 +67,12 @@ def group_key(event: Event, group_by: str) -> str:
 
 def _rounded(name: str, value: object) -> list[int]:
     step = _STEP.get(TRUTH_FIELDS[name].unit, 1)
-    return np.rint(np.atleast_1d(np.asarray(value, dtype=np.float64)) / step).astype(np.int64).tolist()
+    return np.rint(np.atleast_1d(_single(value)) / step).astype(np.int64).tolist()
+
+
+def _single(value: object) -> np.ndarray:
+    # Through float32 first: otherwise a copy stored in single precision may fall on the other side of a rounding edge.
+    return np.asarray(value, dtype=np.float32).astype(np.float64)
 
 
 def split_events(
