@@ -11,6 +11,7 @@ BATCH = 3
 CASES = {
     "one convolution": VoxelBranch("b", (12, 12, 10), (1, 1, 1), (0, 0, 0), (6, 4, 5), (1, 3, 2)),
     "two convolutions": VoxelBranch("b", (24, 12, 20), (1, 1, 1), (0, 0, 0), (12, 12, 10), (2, 1, 1), channels=("energy", "time")),
+    "patches beyond the grid": VoxelBranch("b", (10, 9, 11), (1, 1, 1), (0, 0, 0), (4, 4, 5), (2, 2, 2)),
 }
 
 
@@ -24,7 +25,8 @@ def voxels(branch, count, seed=0):
 
 
 def dense_grid(branch, coordinates, event, features):
-    grid = torch.zeros(BATCH, features.shape[1], *branch.shape)
+    """The hits on a grid of whole patches: what lies beyond the branch is empty."""
+    grid = torch.zeros(BATCH, features.shape[1], *(n * p for n, p in zip(branch.patch_grid, branch.patch)))
     grid[event, :, coordinates[:, 0], coordinates[:, 1], coordinates[:, 2]] = features
     return grid
 

@@ -71,8 +71,8 @@ class VoxelBranch:
         shape: number of voxels along x, y, z.
         voxel_size: edge lengths in mm.
         origin: position in mm of the low corner of voxel (0, 0, 0); along `blocks.axis` the block starts rule instead.
-        patch: voxels per patch along x, y, z; divides `shape`.
-        window: patches per window along x, y, z; divides `shape / patch`. One window is one attention sequence.
+        patch: voxels per patch along x, y, z. Patches are counted from voxel 0; the last one may reach beyond the grid.
+        window: patches per window along x, y, z, counted likewise. One window is one attention sequence.
         channels: names of the values of a voxel; the first is an energy in MeV.
         blocks: gaps along one axis, or None for a contiguous grid.
         labels: per-voxel truth labels its events may carry.
@@ -110,10 +110,6 @@ class VoxelBranch:
         for axis, (n, size, patch, window) in enumerate(zip(self.shape, self.voxel_size, self.patch, self.window)):
             if min(n, patch, window) < 1 or size <= 0:
                 raise ValueError(f"branch {self.name!r}, axis {axis}: shape, voxel_size, patch and window must be positive")
-            if n % patch or (n // patch) % window:
-                raise ValueError(
-                    f"branch {self.name!r}, axis {axis}: {n} voxels do not divide into patches of {patch} and windows of {window} patches"
-                )
         if (b := self.blocks) is not None:
             edges = np.asarray(b.starts)
             if b.axis not in (0, 1, 2) or b.length < 1 or len(b.starts) * b.length != self.shape[b.axis]:
@@ -124,12 +120,12 @@ class VoxelBranch:
     @property
     def patch_grid(self) -> tuple[int, int, int]:
         """Patches along x, y, z."""
-        return tuple(n // p for n, p in zip(self.shape, self.patch))  # type: ignore[return-value]
+        return tuple(-(-n // p) for n, p in zip(self.shape, self.patch))  # type: ignore[return-value]
 
     @property
     def window_grid(self) -> tuple[int, int, int]:
         """Windows along x, y, z."""
-        return tuple(n // w for n, w in zip(self.patch_grid, self.window))  # type: ignore[return-value]
+        return tuple(-(-n // w) for n, w in zip(self.patch_grid, self.window))  # type: ignore[return-value]
 
     @property
     def positions_per_window(self) -> int:
