@@ -5,7 +5,7 @@ from typer import Typer
 from typer.testing import CliRunner
 
 from nufm_hub.detectors import load_detector
-from nufm_hub.events import Event, Voxels, read_events, write_events
+from nufm_hub.events import Event, Voxels, read_events, readers, write_events
 from nufm_hub.events.command import check_leaks, convert_data
 from nufm_hub.events.convert import JOURNAL, convert
 from nufm_hub.events.readers import FORMATS
@@ -116,11 +116,13 @@ def test_arguments_are_checked(tmp_path):
         convert("scintillator", tmp_path, tmp_path / "out", version="v1")
     with pytest.raises(ValueError, match="say which"):
         convert("edep-sim", tmp_path, tmp_path / "out", length_unit="mm")
+    with pytest.raises(ValueError, match="'v9' is not one of"):
+        convert("pilarnet-m", tmp_path, tmp_path / "out", version="v9", skip_bad=True)
     with pytest.raises(ValueError, match="holds no file"):
         convert("scintillator", tmp_path, tmp_path / "out")
 
 
-def test_command_converts_every_format(formats, tmp_path):
+def test_command_converts_every_format(formats, same_event, tmp_path):
     formats.write_fasercal(tmp_path / "faser" / "a.npz")
     formats.write_scintillator(tmp_path / "scint" / "muon" / "a.pt")
     pilarnet(formats, tmp_path / "m")
@@ -137,13 +139,22 @@ def test_command_converts_every_format(formats, tmp_path):
         "pilarnet-larcv": ["larcv"],
         "edep-sim": ["edep", "--detector", "superfgd", "--length-unit", "mm", "--offset", "1", "2", "3"],
     }
-    assert set(given) == set(FORMATS)
+    direct = {
+        "fasercal-npz": lambda: readers.read_fasercal_npz(tmp_path / "faser"),
+        "scintillator": lambda: readers.read_scintillator(tmp_path / "scint"),
+        "pilarnet-m": lambda: readers.read_pilarnet_m(tmp_path / "m", threshold=0.05),
+        "pilarnet-larcv": lambda: readers.read_pilarnet_larcv(tmp_path / "larcv"),
+        "edep-sim": lambda: readers.read_edepsim(tmp_path / "edep", "superfgd", "mm", (1, 2, 3)),
+    }
+    assert set(given) == set(direct) == set(FORMATS)
     for name, (folder, *options) in given.items():
         result = run("convert-data", name, tmp_path / folder, tmp_path / "out" / name, *options)
         assert result.exit_code == 0, result.output
         events = [e for shard in sorted((tmp_path / "out" / name).glob("*.parquet")) for e in read_events(shard)]
         assert len(events) == (7 if name == "pilarnet-m" else 1)
         assert f"{len(events)} events in 1 shards" in result.output
+        for stored, read in zip(events, direct[name](), strict=True):
+            same_event(stored, read)
     assert all(name in run("convert-data", "--help").output.replace("\n", "") for name in FORMATS)
 
 

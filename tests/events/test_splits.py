@@ -97,6 +97,15 @@ def test_missing_truth_is_an_error(group_by):
         split_events([Event("superfgd")], group_by=group_by)
 
 
+def test_crops_of_an_image_stay_together_and_one_seed_is_no_split():
+    events = [particle(i // 5, seed=3) for i in range(500)]
+    place = np.array(places(events, group_by="event")).reshape(100, 5)
+    assert (place == place[:, :1]).all()
+    assert set(place.ravel()) == set(SPLITS)
+    with pytest.raises(ValueError, match="500 events make only 1 groups by 'seed'"):
+        split_events(events)
+
+
 def test_bad_arguments():
     with pytest.raises(ValueError, match="add up to 1"):
         split_events([], fractions=(0.5, 0.1, 0.1))

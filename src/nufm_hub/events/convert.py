@@ -105,6 +105,7 @@ def _checked(
     fmt = FORMATS[format_name]
     if unknown := set(options) - set(fmt.options):
         raise ValueError(f"format {fmt.name!r} has no option {sorted(unknown)}; it has {list(fmt.options)}")
+    fmt.check(**options)
     if events_per_shard < 1:
         raise ValueError(f"events_per_shard must be at least 1, got {events_per_shard}")
     if fmt.detector is None and detector is None:

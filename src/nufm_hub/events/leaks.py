@@ -11,7 +11,7 @@ import numpy as np
 
 from .event import Event
 from .parquet import read_events
-from .splits import GROUPS, group_key
+from .splits import group_key
 from .streaming import list_shards
 
 _EXAMPLES = 5
@@ -87,7 +87,7 @@ def _fingerprints(event: Event) -> Iterator[tuple[str, bytes]]:
     p = event.provenance
     if {"generator", "seed", "index"} <= p.keys():
         yield "event", _digest(f"{p['generator']}|{p['seed']}|{p['index']}".encode())
-    for group in GROUPS[1:]:
+    for group in ("interaction", "initial_condition"):
         try:
             key = group_key(event, group)
         except ValueError:

@@ -13,7 +13,7 @@ from .parquet import _column, _open, event_features, event_from_row
 from .streaming import list_shards
 
 SPLITS = ("train", "validation", "test")
-GROUPS = ("seed", "interaction", "initial_condition")
+GROUPS = ("event", "seed", "interaction", "initial_condition")
 
 # Numbers that pass through single precision, other units or text differ in the last digits; these steps are far below any resolution.
 _STEP = {"mm": 1e-2, "GeV": 1e-5}
@@ -38,6 +38,7 @@ def read_truth(paths: str | Path | Sequence[str | Path]) -> Iterator[Event]:
 def group_key(event: Event, group_by: str) -> str:
     """The group of an event, as text.
 
+    - `"event"`: generator, file, seed and index: keeps together what was made of one event, such as crops of its particles.
     - `"seed"`: generator and seed of the simulation.
     - `"interaction"`: what happened at the vertex (current, neutrino, target, lepton): events of one generated interaction that was
       simulated several times share it.
@@ -47,6 +48,10 @@ def group_key(event: Event, group_by: str) -> str:
     Raises:
         ValueError: the event lacks the quantity.
     """
+    if group_by == "event":
+        if "index" not in event.provenance:
+            raise ValueError(f"{event} does not say which one it is: group by 'interaction' or 'initial_condition' instead")
+        return "|".join(f"{name}={event.provenance[name]}" for name in PROVENANCE_FIELDS if name in event.provenance)
     if group_by == "seed":
         if "seed" not in event.provenance:
             raise ValueError(f"{event} has no seed: group by 'interaction' or 'initial_condition' instead")
@@ -96,14 +101,16 @@ def split_events(
         For each split the positions (int64) of its events in the order given.
 
     Raises:
-        ValueError: fractions that do not add up, or an event without the quantity to group by.
+        ValueError: fractions that do not add up, an event without the quantity to group by, or fewer groups than splits.
     """
     if min(fractions) < 0 or len(fractions) != 3 or abs(sum(fractions) - 1) > 1e-9:
         raise ValueError(f"fractions must be three numbers from 0 to 1 that add up to 1, got {fractions}")
     if isinstance(events, (str, Path)) or (isinstance(events, Sequence) and events and isinstance(events[0], (str, Path))):
         events = read_truth(events)
-    edges = np.cumsum(fractions)[:2]
-    places = np.array([np.searchsorted(edges, _uniform(group_key(event, group_by), seed), side="right") for event in events], dtype=np.int64)
+    keys = [group_key(event, group_by) for event in events]
+    if keys and (groups := len(set(keys))) < np.count_nonzero(fractions):
+        raise ValueError(f"{len(keys)} events make only {groups} groups by {group_by!r}, too few to split: group by another of {GROUPS}")
+    places = np.searchsorted(np.cumsum(fractions)[:2], [_uniform(key, seed) for key in keys], side="right")
     return {name: np.flatnonzero(places == i) for i, name in enumerate(SPLITS)}
 
 

@@ -37,6 +37,7 @@ class Format:
         detector: packaged detector that its events belong to; None when the user has to say.
         open: `(path, name, spec, **options) -> EventFile`; `name` is the path to put into messages and provenance.
         options: names of the options that `open` takes.
+        check: raises ValueError for options that make no sense, whatever the file.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Format:
     detector: str | None
     open: Callable[..., EventFile]
     options: tuple[str, ...] = ()
+    check: Callable[..., None] = lambda: None
 
 
 class SourceFile(NamedTuple):
@@ -76,9 +78,10 @@ def source_files(source: str | Path | Sequence[str | Path], suffixes: tuple[str,
 def read_format(
     fmt: Format, source: str | Path | Sequence[str | Path], spec: DetectorSpec, on_bad: OnBad | None = None, **options: Any
 ) -> Iterator[Event]:
-    """All events of a source, one in memory at a time. See `read_range` for errors."""
-    for file in source_files(source, fmt.suffixes):
-        yield from read_range(fmt, file, spec, 0, None, on_bad, **options)
+    """All events of a source, one in memory at a time. Options and source are checked at once; see `read_range` for later errors."""
+    fmt.check(**options)
+    files = source_files(source, fmt.suffixes)
+    return (event for file in files for event in read_range(fmt, file, spec, 0, None, on_bad, **options))
 
 
 def read_range(

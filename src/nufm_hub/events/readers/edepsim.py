@@ -47,9 +47,7 @@ def read_edepsim(
 
 
 class _SegmentsFile:
-    def __init__(self, path: Path, name: str, spec: DetectorSpec, length_unit: str | None = None, offset: Sequence[float] = (0.0, 0.0, 0.0)) -> None:
-        if length_unit not in _UNITS:
-            raise ValueError(f"length_unit {length_unit!r} is not one of {sorted(_UNITS)}: say in which unit the positions of the file are")
+    def __init__(self, path: Path, name: str, spec: DetectorSpec, length_unit: str, offset: Sequence[float] = (0.0, 0.0, 0.0)) -> None:
         self._spec, self._branch = spec, spec.voxel_branches[0]
         self._scale, self._offset = _UNITS[length_unit], np.asarray(offset, dtype=np.float64)
         self._file = Hdf5File(path)
@@ -123,4 +121,11 @@ def _first(held: Sequence[str], names: Sequence[str]) -> str:
     raise ValueError(f"dataset 'segments' has none of the fields {list(names)}; it has {list(held)}")
 
 
-EDEPSIM = Format("edep-sim", (".h5", ".hdf5"), None, _SegmentsFile, ("length_unit", "offset"))
+def _check(length_unit: str | None = None, offset: Sequence[float] = (0.0, 0.0, 0.0)) -> None:
+    if length_unit not in _UNITS:
+        raise ValueError(f"length_unit {length_unit!r} is not one of {sorted(_UNITS)}: say in which unit the positions of the file are")
+    if len(offset) != 3 or not np.isfinite(offset).all():
+        raise ValueError(f"offset {offset} is not three finite numbers")
+
+
+EDEPSIM = Format("edep-sim", (".h5", ".hdf5"), None, _SegmentsFile, ("length_unit", "offset"), _check)

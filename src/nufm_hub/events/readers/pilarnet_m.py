@@ -48,8 +48,6 @@ def read_pilarnet_m(
 
 class _PilarnetFile:
     def __init__(self, path: Path, name: str, spec: DetectorSpec, version: str | None = None, threshold: float = 0.0) -> None:
-        if version not in (None, *VERSIONS):
-            raise ValueError(f"PILArNet-M version {version!r} is not one of {VERSIONS}")
         self._spec, self._branch, self._threshold = spec, spec.voxel_branches[0], threshold
         self._file = Hdf5File(path)
         try:
@@ -164,4 +162,11 @@ def _leading(cluster_id: np.ndarray, group: np.ndarray, size: np.ndarray) -> np.
     return order[first]
 
 
-PILARNET_M = Format("pilarnet-m", (".h5", ".hdf5"), "pilarnet", _PilarnetFile, ("version", "threshold"))
+def _check(version: str | None = None, threshold: float = 0.0) -> None:
+    if version not in (None, *VERSIONS):
+        raise ValueError(f"PILArNet-M version {version!r} is not one of {VERSIONS}")
+    if not threshold >= 0:
+        raise ValueError(f"threshold {threshold} MeV is negative")
+
+
+PILARNET_M = Format("pilarnet-m", (".h5", ".hdf5"), "pilarnet", _PilarnetFile, ("version", "threshold"), _check)

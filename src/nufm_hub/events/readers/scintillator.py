@@ -58,8 +58,6 @@ def read_scintillator(
 
 class _PtFile:
     def __init__(self, path: Path, name: str, spec: DetectorSpec, momentum_unit: str = "MeV") -> None:
-        if momentum_unit not in _MOMENTUM_UNITS:
-            raise ValueError(f"momentum_unit {momentum_unit!r} is not one of {sorted(_MOMENTUM_UNITS)}")
         self._path, self._spec, self._scale = path, spec, _MOMENTUM_UNITS[momentum_unit]
 
     def __len__(self) -> int:
@@ -126,4 +124,9 @@ def _vector(data: dict[str, Any], name: str) -> np.ndarray:
     return vector
 
 
-SCINTILLATOR = Format("scintillator", (".pt",), "superfgd", _PtFile, ("momentum_unit",))
+def _check(momentum_unit: str = "MeV") -> None:
+    if momentum_unit not in _MOMENTUM_UNITS:
+        raise ValueError(f"momentum_unit {momentum_unit!r} is not one of {sorted(_MOMENTUM_UNITS)}")
+
+
+SCINTILLATOR = Format("scintillator", (".pt",), "superfgd", _PtFile, ("momentum_unit",), _check)
