@@ -9,6 +9,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import threading
 import time
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
@@ -249,7 +250,14 @@ _worker: _Worker | None = None
 
 def _start_worker(settings: SimulationSettings, seed: int) -> None:
     global _worker
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     _worker = _Worker(settings, seed)
+
+
+def _end_with_parent() -> None:
+    """A killed parent cannot stop its workers, which would wait for work forever."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 def _make_events(indices: list[int]) -> list[tuple[Event, Counter[str]]]:
