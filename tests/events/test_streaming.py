@@ -1,4 +1,5 @@
 import os
+import pickle
 
 import numpy as np
 import pytest
@@ -68,6 +69,15 @@ def test_dataset_in_loaders(shards, tmp_path):
     seen = flat(loader)
     assert sorted(seen) == list(range(10, 90))
     assert seen != sorted(seen)
+
+
+def test_dataset_pickles_without_its_data(shards, tmp_path):
+    dataset = EventDataset(shards, cache_dir=tmp_path)
+    fresh = len(pickle.dumps(dataset))
+    dataset[50]
+    data = pickle.dumps(dataset)
+    assert len(data) == fresh
+    np.testing.assert_array_equal(pickle.loads(data)[54].voxels["cubes"].values, dataset[54].voxels["cubes"].values)
 
 
 def test_dataset_notices_that_a_file_changed(tmp_path):

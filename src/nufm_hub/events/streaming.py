@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import glob
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from datasets.table import InMemoryTable, Table
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from nufm_hub.detectors import DetectorSpec, load_detector
@@ -123,7 +125,22 @@ class EventDataset(Dataset):
         position = int(index)
         if not -len(self) <= position < len(self):
             raise IndexError(f"event {position} of {len(self)}")
-        return next(self._shards.decode(self._rows.data.fast_slice(position % len(self), 1)))
+        return next(self._shards.decode(self._storage.fast_slice(position % len(self), 1)))
+
+    @cached_property
+    def _storage(self) -> Table:
+        """The memory-mapped rows as plain lists: unwrapping the extension types of datasets takes longer than reading an event."""
+        table = self._rows.data.table
+        columns = []
+        for column in table.columns:
+            if isinstance(column.type, pa.ExtensionType):
+                column = pa.chunked_array([chunk.storage for chunk in column.chunks], type=column.type.storage_type)
+            columns.append(column)
+        return InMemoryTable(pa.Table.from_arrays(columns, names=table.column_names))
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A worker maps the file itself; pickling the view would copy the data.
+        return {k: v for k, v in self.__dict__.items() if k != "_storage"}
 
     def __getitems__(self, indices: Sequence[int]) -> list[Event]:
         return [self[i] for i in indices]
