@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from nufm_hub.detectors import load_detector
+from nufm_hub.simulation import sampling
 from nufm_hub.simulation.fasercal import FaserCalSettings
 from nufm_hub.simulation.geometry import FaserCalGeometry
 from nufm_hub.simulation.response import quench
@@ -164,6 +165,39 @@ def test_vertices():
     _, inside = SPEC.branch("3dcal").to_voxel(vertex)
     assert np.array_equal(inside, ~tungsten)
     assert vertex[:, 2].max() < 1390
+
+
+def test_neutral_to_charged_current_ratios():
+    """CHARM measured 0.3093 +- 0.0031 for neutrinos and 0.390 +- 0.014 for antineutrinos on an isoscalar target (Z. Phys. C 36 (1987) 611)."""
+    for sign, measured in ((1, 0.3093), (-1, 0.390)):
+        nc, cc = (sum(sampling.cross_section(is_cc, sign, nucleon, 100.0) for nucleon in (2212, 2112)) for is_cc in (False, True))
+        assert nc / cc == pytest.approx(measured, abs=0.025)
+
+
+def test_natural_mixture(monkeypatch):
+    """Equal fluxes: each flavour a third; antineutrinos and neutral currents by cross section."""
+    drawn = []
+
+    class Recorder:
+        def __init__(self, neutrino_pdg, target_pdg, is_cc, energy, seed):
+            drawn.append((neutrino_pdg, target_pdg, is_cc, energy))
+
+        def next(self):
+            return None
+
+    monkeypatch.setattr(sampling, "DISGenerator", Recorder)
+    geometry = FaserCalGeometry.from_spec(SPEC)
+    for i in range(3000):
+        seeds = event_seeds(0, i)
+        draw_interaction(geometry, (50.0, 1500.0), "natural", i, seeds.rng, seeds.generator)
+    neutrino, target, is_cc, energy = (np.array(column) for column in zip(*drawn))
+    assert [np.mean(np.abs(neutrino) == f) for f in (12, 14, 16)] == pytest.approx([1 / 3] * 3, abs=0.035)
+    assert np.mean(~is_cc) == pytest.approx(0.25, abs=0.03)
+    assert np.mean(neutrino < 0) == pytest.approx(0.32, abs=0.035)
+    assert np.mean(target == 2112) == pytest.approx(0.53, abs=0.04)
+    assert np.log(energy).mean() == pytest.approx(np.log(50 * 1500) / 2, abs=0.07)
+    assert 50 <= energy.min() < 55
+    assert 1400 < energy.max() <= 1500
 
 
 def test_geometry_follows_the_detector():
