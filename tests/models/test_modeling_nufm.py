@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from nufm_hub.models import NuFMConfig, NuFMModel
-from nufm_hub.models.nufm.layers_nufm import pack, sincos_position
+from nufm_hub.models.nufm.layers_nufm import Sequences, sincos_position
 
 TOLERANCE = {"atol": 1e-5, "rtol": 1e-5}
 
@@ -226,13 +226,15 @@ def test_sincos_position_by_hand():
     torch.testing.assert_close(row, torch.tensor(want))
 
 
-def test_pack_and_its_inverse():
-    values, group = torch.arange(10.0).view(5, 2), torch.tensor([2, 0, 2, 2, 0])
-    sequences, mask, slot = pack(values, group, 4)
-    assert mask.tolist() == [[True, True, False], [False] * 3, [True] * 3, [False] * 3]
-    assert sequences[2].tolist() == [[0, 1], [4, 5], [6, 7]]
-    assert sequences[0].tolist() == [[2, 3], [8, 9], [0, 0]]
-    assert torch.equal(sequences.flatten(0, 1)[slot], values)
+def test_sequences_and_their_inverse():
+    rows, group = torch.arange(10.0).view(5, 2), torch.tensor([2, 0, 2, 2, 0])
+    sequences = Sequences(group, 4)
+    padded = sequences.pad(rows)
+    assert sequences.mask.tolist() == [[True, True, False], [True, False, False], [True] * 3, [True, False, False]]
+    assert padded[2].tolist() == [[0, 1], [4, 5], [6, 7]]
+    assert padded[0].tolist() == [[2, 3], [8, 9], [0, 0]]
+    assert not padded[1].any()
+    assert torch.equal(sequences.unpad(padded), rows)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import torch
 
 from nufm_hub.models import NuFMForFlavourClassification, NuFMForPreTraining, NuFMModel
 from nufm_hub.models.nufm import pretraining_nufm
+from nufm_hub.models.nufm.layers_nufm import Sequences
 from nufm_hub.models.nufm.objectives_nufm import huber_loss, label_loss, near_hits, occupancy_loss
 from nufm_hub.models.nufm.pretraining_nufm import NuFMVoxelHead, cosine_basis
 
@@ -101,14 +102,14 @@ def test_losses_of_one_event_by_hand(toy, monkeypatch):
     table = net.patches(inputs["voxel_coordinates"], inputs["voxel_features"], inputs["voxel_branch"], None)
     visible = [first_of_each(t.window, 0, 0, None) for t in table]
     tracks = net.other_tokens(1, inputs["image_features"], inputs["track_features"], inputs["track_mask"], None)["tracks"]
-    latents, mask, _, _ = net.encoder(net.embed(table, visible, 1), [tracks], 1)
+    latents, _, _, _ = net.encoder(net.embed(table, visible, 1), [tracks], 1)
     context = net.decoder.projection(latents)
 
     def decode(queries):
-        hidden = queries[None]
-        for layer in net.decoder.layers:
-            hidden, _ = layer(hidden, mask, context)
-        return hidden[0]
+        for layer in net.decoder.layers:  # one event: a single sequence
+            rows, columns = (Sequences(torch.zeros(len(v), dtype=torch.long), 1) for v in (queries, context))
+            queries, _ = layer(queries, rows, context, columns)
+        return queries
 
     for i, name in enumerate(("cubes", "bars")):
         branch, hidden = net.decoder.branches[i], table[i].select(~visible[i])

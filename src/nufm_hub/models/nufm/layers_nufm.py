@@ -1,4 +1,4 @@
-"""Layers of the NuFM models: attention through the library's attention interface, pre-norm blocks, frozen positions, packing."""
+"""Layers of the NuFM models: attention through the library's attention interface, pre-norm blocks, frozen positions, padding."""
 
 from __future__ import annotations
 
@@ -40,29 +40,32 @@ class FrozenPosition(nn.Module):
         return self.weight[index]
 
 
-def pack(values: Tensor, group: Tensor, groups: int, min_length: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows of `values` (T, d) as padded sequences, one per group.
+class Sequences:
+    """How T rows form G padded sequences of length L: layers work on the rows, only attention needs the padding.
 
-    Args:
-        values: (T, d).
-        group: int64 (T,) group of each row, in any order; rows of a group keep theirs.
-        groups: number of groups G.
-        min_length: of the padded sequences.
-
-    Returns:
-        sequences (G, L, d), zero at padding; mask bool (G, L), True at rows; slot int64 (T,), so that
-        `sequences.flatten(0, 1)[slot]` gives `values` back.
+    Attributes:
+        group: int64 (T,), sequence of each row; rows of a sequence keep their order.
+        slot: int64 (T,), place of each row in the flattened (G * L) padded sequences.
+        mask: bool (G, L), True at rows. The first place is always True: a sequence without rows is a single zero.
     """
-    counts = torch.bincount(group, minlength=groups)
-    length = max(int(counts.max()) if groups else 0, min_length)
-    order = torch.argsort(group, stable=True)
-    starts = counts.cumsum(0) - counts
-    rank = torch.empty_like(order)
-    rank[order] = torch.arange(group.shape[0], device=group.device) - starts[group[order]]
-    slot = group * length + rank
-    sequences = values.new_zeros(groups * length, values.shape[-1]).index_copy(0, slot, values)
-    mask = torch.arange(length, device=group.device) < counts[:, None]
-    return sequences.view(groups, length, values.shape[-1]), mask, slot
+
+    def __init__(self, group: Tensor, groups: int):
+        counts = torch.bincount(group, minlength=groups)
+        self.groups, self.length = groups, max(int(counts.max()), 1) if groups else 1
+        order = torch.argsort(group, stable=True)
+        rank = torch.empty_like(order)
+        rank[order] = torch.arange(len(group), device=group.device) - (counts.cumsum(0) - counts)[group[order]]
+        self.group, self.slot = group, group * self.length + rank
+        self.mask = torch.arange(self.length, device=group.device) < counts.clamp(min=1)[:, None]
+
+    def pad(self, rows: Tensor) -> Tensor:
+        """(T, d) -> (G, L, d), zero where there is no row."""
+        padded = rows.new_zeros(self.groups * self.length, rows.shape[1]).index_copy(0, self.slot, rows)
+        return padded.view(self.groups, self.length, rows.shape[1])
+
+    def unpad(self, padded: Tensor) -> Tensor:
+        """(G, L, d) -> (T, d)."""
+        return padded.flatten(0, 1).index_select(0, self.slot)
 
 
 def eager_attention(
@@ -89,17 +92,17 @@ class NuFMAttention(nn.Module):
         self.key_value = nn.Linear(size, 2 * size)
         self.output = nn.Linear(size, size)
 
-    def forward(self, hidden: Tensor, context: Tensor, context_mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """(B, Q, size) attends to (B, K, size) where the mask, bool (B, K), is True. Gives (B, Q, size) and, if eager, the weights."""
-        query = self.query(hidden).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-        key, value = self.key_value(context).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-        mask = None if context_mask is None else context_mask[:, None, None, :].expand(-1, 1, hidden.shape[1], -1)
+    def forward(self, hidden: Tensor, sequences: Sequences, context: Tensor, contexts: Sequences) -> tuple[Tensor, Tensor | None]:
+        """Rows (T, size) attend to the rows (S, size) of the sequence of the same number. Gives (T, size) and, if eager, the weights."""
+        query = sequences.pad(self.query(hidden)).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        key, value = contexts.pad(self.key_value(context)).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        mask = contexts.mask[:, None, None, :].expand(-1, 1, sequences.length, -1)
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention)
-        if hidden.numel() == 0:  # the library's sdpa cannot reshape an empty batch
+        if query.numel() == 0:  # the library's sdpa cannot reshape an empty batch
             attend = eager_attention
         dropout = self.config.attention_dropout if self.training else 0.0
-        hidden, weights = attend(self, query, key, value, mask, dropout=dropout, scaling=self.scaling)
-        return self.output(hidden.flatten(-2)), weights
+        attended, weights = attend(self, query, key, value, mask, dropout=dropout, scaling=self.scaling)
+        return self.output(sequences.unpad(attended.flatten(-2))), weights
 
 
 class NuFMMLP(nn.Sequential):
@@ -123,15 +126,22 @@ class NuFMLayer(GradientCheckpointingLayer):
         self.mlp = NuFMMLP(config, size)
         self.drop_path = drop_path
 
-    def forward(self, hidden: Tensor, context_mask: Tensor | None, context: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """hidden (B, Q, size); context (B, K, size) in cross-attention; mask bool (B, K) of the attended sequence."""
+    def forward(
+        self, hidden: Tensor, sequences: Sequences, context: Tensor | None = None, contexts: Sequences | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Rows (T, size) of some sequences; in cross-attention they look at the rows (S, size) of the context sequences."""
         normed = self.attention_norm(hidden)
-        attended, weights = self.attention(normed, normed if context is None else self.context_norm(context), context_mask)
-        hidden = hidden + self._drop_path(self.dropout(attended))
-        return hidden + self._drop_path(self.mlp(self.mlp_norm(hidden))), weights
+        if context is None:
+            attended, weights = self.attention(normed, sequences, normed, sequences)
+        else:
+            attended, weights = self.attention(normed, sequences, self.context_norm(context), contexts)
+        hidden = hidden + self._drop_path(self.dropout(attended), sequences)
+        return hidden + self._drop_path(self.mlp(self.mlp_norm(hidden)), sequences), weights
 
-    def _drop_path(self, branch: Tensor) -> Tensor:
+    def _drop_path(self, rows: Tensor, sequences: Sequences) -> Tensor:
+        """Leave the branch out for some sequences in training, and scale it up for the others."""
         if not self.training or self.drop_path == 0:
-            return branch
+            return rows
         keep = 1 - self.drop_path
-        return branch * (torch.rand(branch.shape[0], 1, 1, device=branch.device) < keep).to(branch.dtype) / keep
+        kept = (torch.rand(sequences.groups, device=rows.device) < keep).to(rows.dtype) / keep
+        return rows * kept[sequences.group, None]

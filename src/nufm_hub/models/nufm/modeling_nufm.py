@@ -25,7 +25,7 @@ from transformers.utils import ModelOutput
 from nufm_hub.detectors import DetectorSpec, ImageBranch, TrackBranch, VoxelBranch
 
 from .configuration_nufm import NuFMConfig, explicit_revision
-from .layers_nufm import FrozenPosition, NuFMLayer, pack, sincos_position
+from .layers_nufm import FrozenPosition, NuFMLayer, Sequences, sincos_position
 from .patch_embedding import NuFMPatchEmbedding, Patches, SparsePatchConv3d, patchify
 
 
@@ -35,7 +35,7 @@ class NuFMModelOutput(ModelOutput):
 
     Attributes:
         last_hidden_state: float (B, L, hidden_size), the latents; L is the largest number of active latents in the batch.
-        latent_mask: bool (B, L), True where a latent is active. Rows of the others mean nothing.
+        latent_mask: bool (B, L), True where a latent is active; the others are zero.
         pooler_output: float (B, hidden_size), mean of the active latents.
         hidden_states: with `output_hidden_states`, latents before and after each fusion round: `fusion_depth + 1` of (B, L, hidden_size).
         attentions: with `output_attentions` and eager attention, how latents look at tokens: `fusion_depth` of (B, heads, L, tokens).
@@ -136,14 +136,12 @@ class NuFMTrackEmbeddings(nn.Module):
 
     def forward(self, tracks: Tensor, mask: Tensor) -> Tensor:
         """Features (B, T, F) and mask bool (B, T) -> (B, hidden_size)."""
-        dtype = self.count.weight.dtype
-        some = mask.any(dim=1)
-        count = self.count(mask.sum(dim=1, keepdim=True).to(dtype))[:, None]
-        # one zero track more: a row of masked keys alone has no softmax; its result is not used
-        tracks = F.pad(tracks.to(dtype), (0, 0, 0, 1)).masked_fill(~F.pad(mask, (0, 1))[..., None], 0)
-        looked, _ = self.layer(count, torch.cat([mask, ~some[:, None]], dim=1), self.projection(tracks))
-        token = torch.where(some[:, None, None], looked, count).squeeze(1)
-        return token + self.state(some.long()) + self.source
+        dtype, some = self.count.weight.dtype, mask.any(dim=1)
+        count = self.count(mask.sum(dim=1, keepdim=True).to(dtype))
+        events = torch.arange(len(mask), device=mask.device)
+        real = Sequences(mask.nonzero()[:, 0], len(mask))
+        looked, _ = self.layer(count, Sequences(events, len(mask)), self.projection(tracks[mask].to(dtype)), real)
+        return torch.where(some[:, None], looked, count) + self.state(some.long()) + self.source
 
 
 class NuFMEmbeddings(nn.Module):
@@ -186,24 +184,22 @@ class NuFMBranchEncoder(nn.Module):
         row_of_window = active.long().cumsum(0) - 1
         rows = active.nonzero().squeeze(1)
 
-        code = tokens.event * self.num_windows + tokens.window
-        sequences, mask, slot = pack(tokens.values, row_of_window[code], rows.shape[0])
         wanted = (tokens.occupied[rows] + self.patches_per_cls - 1) // self.patches_per_cls
-        cls_mask = torch.arange(self.num_cls, device=mask.device) < wanted.clamp(1, self.num_cls)[:, None]
-        hidden = torch.cat([self.cls_token.to(sequences.dtype).expand(rows.shape[0], -1, -1), sequences], dim=1)
-        mask = torch.cat([cls_mask, mask], dim=1)
+        cls_mask = torch.arange(self.num_cls, device=rows.device) < wanted.clamp(1, self.num_cls)[:, None]
+        cls_row, cls_index = cls_mask.nonzero().unbind(1)
+        token_row = row_of_window[tokens.event * self.num_windows + tokens.window]
+        sequences = Sequences(torch.cat([cls_row, token_row]), len(rows))
+        hidden = torch.cat([self.cls_token[cls_index], tokens.values])
         for layer in self.layers:
-            hidden, _ = layer(hidden, mask)
+            hidden, _ = layer(hidden, sequences)
         hidden = self.norm(hidden)
 
         if tokens.window_vectors is not None:
-            hidden = hidden + tokens.window_vectors[rows % self.num_windows][:, None]
-        cls = hidden[:, : self.num_cls]
+            hidden = hidden + tokens.window_vectors[rows[sequences.group] % self.num_windows]
+        cls, values = hidden.split([len(cls_row), len(token_row)])
         if tokens.source is not None:
             cls = cls + tokens.source
-        values = hidden[:, self.num_cls :].flatten(0, 1)[slot]
-        event = (rows // self.num_windows)[:, None].expand(-1, self.num_cls)
-        return values, cls[cls_mask], event[cls_mask]
+        return values, cls, rows[cls_row] // self.num_windows
 
 
 class NuFMEncoder(nn.Module):
@@ -223,7 +219,7 @@ class NuFMEncoder(nn.Module):
 
     def forward(
         self, voxels: list[Tokens], others: list[tuple[Tensor, Tensor]], batch_size: int, *, keep_history: bool = False
-    ) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor]]:
+    ) -> tuple[Tensor, Sequences, list[Tensor], list[Tensor]]:
         """Encode a batch.
 
         Args:
@@ -233,25 +229,25 @@ class NuFMEncoder(nn.Module):
             keep_history: whether to return the latents of every round and the cross-attention weights.
 
         Returns:
-            latents (B, L, hidden_size); mask bool (B, L); latents before and after each round; weights, if the attention gives them.
+            latents (C, hidden_size) and how they form the events' sequences; latents before and after each round; attention weights,
+            (B, heads, L, tokens), if the attention gives them.
         """
         # an event with no occupied patch still has one latent, a lone CLS token of the first branch
         alone = torch.stack([t.occupied.view(batch_size, -1).sum(1) for t in voxels]).sum(0) == 0
         encoded = [branch(t, alone if i == 0 else torch.zeros_like(alone)) for i, (branch, t) in enumerate(zip(self.branches, voxels))]
         values = torch.cat([e[0] for e in encoded] + [o[0] for o in others])
         events = torch.cat([t.event for t in voxels] + [o[1] for o in others])
-        tokens, token_mask, _ = pack(self.tokens_norm(values), events, batch_size, min_length=1)
-        token_mask[:, 0] = True  # an event with no token looks at a zero, the others have one there
-        latents, latent_mask, _ = pack(torch.cat([e[1] for e in encoded]), torch.cat([e[2] for e in encoded]), batch_size)
+        tokens, token_sequences = self.tokens_norm(values), Sequences(events, batch_size)
+        latents, sequences = torch.cat([e[1] for e in encoded]), Sequences(torch.cat([e[2] for e in encoded]), batch_size)
 
         history, weights = [latents], []
         for cross, own in zip(self.cross_layers, self.self_layers):
-            latents, attention = cross(latents, token_mask, tokens)
-            latents, _ = own(latents, latent_mask)
+            latents, attention = cross(latents, sequences, tokens, token_sequences)
+            latents, _ = own(latents, sequences)
             if keep_history:
                 history.append(latents)
                 weights += [] if attention is None else [attention]
-        return latents, latent_mask, history, weights
+        return latents, sequences, history, weights
 
 
 class NuFMHeadLinear(nn.Linear):
@@ -400,21 +396,21 @@ class NuFMPreTrainedModel(PreTrainedModel):
         batch_size = voxel_branch.shape[0]
         patches = self.patches(voxel_coordinates, voxel_features, voxel_branch, branch_mask)
         others = self.other_tokens(batch_size, image_features, track_features, track_mask, branch_mask)
-        latents, mask, history, weights = self.encoder(
+        latents, sequences, history, weights = self.encoder(
             self.embed(patches, None, batch_size), list(others.values()), batch_size, keep_history=bool(states or attentions)
         )
         return NuFMModelOutput(
-            last_hidden_state=latents,
-            latent_mask=mask,
-            pooler_output=masked_mean(latents, mask),
-            hidden_states=tuple(history) if states else None,
+            last_hidden_state=sequences.pad(latents),
+            latent_mask=sequences.mask,
+            pooler_output=mean_of_rows(latents, sequences),
+            hidden_states=tuple(sequences.pad(rows) for rows in history) if states else None,
             attentions=tuple(weights) if attentions else None,
         )
 
 
-def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean over the second axis of (B, L, d) where the mask, bool (B, L), is True."""
-    return values.masked_fill(~mask[..., None], 0).sum(dim=1) / mask.sum(dim=1, keepdim=True).to(values.dtype)
+def mean_of_rows(rows: Tensor, sequences: Sequences) -> Tensor:
+    """Mean of the rows (T, d) of each sequence: (G, d)."""
+    return sequences.pad(rows).sum(dim=1) / sequences.mask.sum(dim=1, keepdim=True).to(rows.dtype)
 
 
 class NuFMModel(NuFMPreTrainedModel):

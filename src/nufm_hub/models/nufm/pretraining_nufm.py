@@ -18,7 +18,7 @@ from transformers.utils import ModelOutput
 from nufm_hub.detectors import VoxelBranch
 
 from .configuration_nufm import NuFMConfig
-from .layers_nufm import FrozenPosition, NuFMLayer, pack
+from .layers_nufm import FrozenPosition, NuFMLayer, Sequences
 from .modeling_nufm import NuFMPreTrainedModel, window_embedding
 from .objectives_nufm import huber_loss, label_loss, mean, near_hits, occupancy_loss, random, visible_patches
 from .patch_embedding import Patches
@@ -161,13 +161,12 @@ class NuFMDecoder(nn.Module):
             raise ValueError(f"detector {spec.name!r}: branches and voxel labels give losses of the same name: {self.loss_names}")
         self.log_sigma = nn.Parameter(torch.empty(len(self.loss_names)))
 
-    def forward(self, latents: Tensor, latent_mask: Tensor, queries: Tensor, event: Tensor) -> Tensor:
-        """Queries (Q, decoder_hidden_size) of events int64 (Q,) look at the latents (B, L, hidden_size) of their event."""
-        hidden, _, slot = pack(queries, event, latents.shape[0])
-        context = self.projection(latents)
+    def forward(self, latents: Tensor, sequences: Sequences, queries: Tensor, event: Tensor) -> Tensor:
+        """Queries (Q, decoder_hidden_size) of events int64 (Q,) look at the latents (C, hidden_size) of their event."""
+        queried, context = Sequences(event, sequences.groups), self.projection(latents)
         for layer in self.layers:
-            hidden, _ = layer(hidden, latent_mask, context)
-        return hidden.flatten(0, 1)[slot]
+            queries, _ = layer(queries, queried, context, sequences)
+        return queries
 
 
 class NuFMForPreTraining(NuFMPreTrainedModel):
@@ -220,8 +219,8 @@ class NuFMForPreTraining(NuFMPreTrainedModel):
         patches = self.patches(voxel_coordinates, voxel_features, voxel_branch, branch_mask)
         others = self.other_tokens(batch_size, image_features, track_features, track_mask, branch_mask)
 
-        visible, kept, latents, latent_mask = self._masked_encoding(patches, others, batch_size, config.mask_ratio, generator)
-        losses = self._masked_losses(patches, visible, others, kept, latents, latent_mask, image_features, track_features, track_mask)
+        visible, kept, latents, sequences = self._masked_encoding(patches, others, batch_size, config.mask_ratio, generator)
+        losses = self._masked_losses(patches, visible, others, kept, latents, sequences, image_features, track_features, track_mask)
         idle: dict[str, Tensor] = {}
         if config.relational:
             if not self.training or float(random(1, torch.device("cpu"), generator)) < config.relational_probability:
@@ -229,13 +228,13 @@ class NuFMForPreTraining(NuFMPreTrainedModel):
                 losses |= self._relational_losses(patches[0].select(visible[0]), *encoded, voxel_labels.flatten(0, 1))
             else:  # the heads take part in every step, with gradients of zero, so that distributed training needs no special case
                 nothing = patches[0].select(torch.zeros_like(visible[0]))
-                idle = self._relational_losses(nothing, latents, latent_mask, voxel_labels.flatten(0, 1))
+                idle = self._relational_losses(nothing, latents, sequences, voxel_labels.flatten(0, 1))
 
         output = NuFMForPreTrainingOutput(
             loss=self._weighted(losses) + sum(idle.values(), start=latents.new_zeros(())),
             losses={name: value.detach() for name, value in losses.items()},
-            latents=latents,
-            latent_mask=latent_mask,
+            latents=sequences.pad(latents),
+            latent_mask=sequences.mask,
         )
         return output if (config.return_dict if return_dict is None else return_dict) else output.to_tuple()
 
@@ -248,20 +247,20 @@ class NuFMForPreTraining(NuFMPreTrainedModel):
 
     def _masked_encoding(
         self, patches: list[Patches], others: dict[str, tuple[Tensor, Tensor]], batch_size: int, ratio: float, generator: torch.Generator | None
-    ) -> tuple[list[Tensor], dict[str, Tensor], Tensor, Tensor]:
-        """Hide patches and drop the other tokens; gives what is visible, what is kept, the latents and their mask."""
+    ) -> tuple[list[Tensor], dict[str, Tensor], Tensor, Sequences]:
+        """Hide patches and drop the other tokens; gives what is visible, what is kept, and the latents."""
         visible = []
         for table, branch in zip(patches, self.config.spec.voxel_branches):
             window = table.event * branch.num_windows + table.window
             visible.append(visible_patches(window, batch_size * branch.num_windows, ratio, generator))
         kept = {name: random(len(event), event.device, generator) >= ratio / 2 for name, (_, event) in others.items()}
         seen = [(values[kept[name]], event[kept[name]]) for name, (values, event) in others.items()]
-        latents, latent_mask, _, _ = self.encoder(self.embed(patches, visible, batch_size), seen, batch_size)
-        return visible, kept, latents, latent_mask
+        latents, sequences, _, _ = self.encoder(self.embed(patches, visible, batch_size), seen, batch_size)
+        return visible, kept, latents, sequences
 
     def _masked_losses(
         self, patches: list[Patches], visible: list[Tensor], others: dict[str, tuple[Tensor, Tensor]], kept: dict[str, Tensor],
-        latents: Tensor, latent_mask: Tensor, image: Tensor | None, tracks: Tensor | None, track_mask: Tensor | None,
+        latents: Tensor, sequences: Sequences, image: Tensor | None, tracks: Tensor | None, track_mask: Tensor | None,
     ) -> dict[str, Tensor]:  # fmt: skip
         """Occupancy and charge of the hidden patches; image values and track summary where their token was dropped."""
         decoder, spec = self.decoder, self.config.spec
@@ -270,7 +269,7 @@ class NuFMForPreTraining(NuFMPreTrainedModel):
         queries = [branch(table) for branch, table in zip(decoder.branches, hidden)]
         queries += [getattr(decoder, name).query.expand(len(event), -1) for name, event in dropped.items()]
         events = [table.event for table in hidden] + list(dropped.values())
-        decoded = decoder(latents, latent_mask, torch.cat(queries), torch.cat(events)).split([len(e) for e in events])
+        decoded = decoder(latents, sequences, torch.cat(queries), torch.cat(events)).split([len(e) for e in events])
 
         losses = {}
         for branch, table, module, vectors in zip(spec.voxel_branches, hidden, decoder.branches, decoded):
@@ -293,10 +292,10 @@ class NuFMForPreTraining(NuFMPreTrainedModel):
         occupancy = occupancy_loss(logits, hits[scored], config.focal_gamma, config.occupancy_smoothing, config.occupancy_empty_weight)
         return occupancy, huber_loss(head(vectors, "charge", cell), table.features)
 
-    def _relational_losses(self, table: Patches, latents: Tensor, latent_mask: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def _relational_losses(self, table: Patches, latents: Tensor, sequences: Sequences, labels: Tensor) -> dict[str, Tensor]:
         """Truth labels at the hits of the (visible) patches of the first voxel branch."""
         branch = self.decoder.branches[0]
-        vectors = self.decoder(latents, latent_mask, branch(table), table.event)
+        vectors = self.decoder(latents, sequences, branch(table), table.event)
         cell = branch.voxel_head.cells(table)
         predicted, truth, losses, column = branch.voxel_head(vectors, "labels", cell), labels[table.voxel], {}, 0
         for label in self.config.spec.voxel_branches[0].labels:
