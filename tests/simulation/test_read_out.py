@@ -8,7 +8,7 @@ from nufm_hub.simulation import reconstruction
 from nufm_hub.simulation.fasercal import round_energy
 from nufm_hub.simulation.reconstruction import reconstruct
 from nufm_hub.simulation.response import ATTENUATION, FIBRE_THRESHOLD, PHOTOELECTRONS, attenuation, leak, quench, read_out
-from nufm_hub.simulation.truth import category, energy_shares, hierarchy, tau_category
+from nufm_hub.simulation.truth import CATEGORY, HIERARCHY, category, energy_shares, hierarchy, tau_category
 from nufm_hub.simulation.voxelise import split_steps
 
 CUBES = load_detector("fasercal").branch("3dcal")
@@ -137,6 +137,7 @@ def test_shares_are_of_energy_and_add_up():
 
 
 def test_classes_of_species_and_generations():
+    assert {label.name: label.classes for label in CUBES.labels} == {"ghost": ("ghost",), "hierarchy": HIERARCHY, "category": CATEGORY}
     assert category(np.array([11, -11, 22, 111, 221, 331, 13, -13, 211, 2212, 130, 1000060120])).tolist() == [0] * 6 + [1] * 2 + [2] * 4
     assert hierarchy(np.array([1, 2, 3])).tolist() == [1, 2, 0]
     assert [tau_category(m) for m in range(1, 7)] == [0, 1, 2, 2, 2, 2]
