@@ -95,7 +95,7 @@ def test_losses_of_one_event_by_hand(toy, monkeypatch):
 
     draws = iter([0.0, 0.9] * 2)  # image dropped, tracks kept, in both passes
     monkeypatch.setattr(pretraining_nufm, "visible_patches", first_of_each)
-    monkeypatch.setattr(pretraining_nufm, "random", lambda count, device, generator: torch.full((count,), next(draws)))
+    monkeypatch.setattr(pretraining_nufm, "uniform", lambda count, device, generator: torch.full((count,), next(draws)))
     got = net(**batch).losses
 
     inputs = {k: v for k, v in batch.items() if k != "voxel_labels"}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -38,6 +40,14 @@ class FrozenPosition(nn.Module):
 
     def forward(self, index: Tensor) -> Tensor:
         return self.weight[index]
+
+
+class GridEmbedding(nn.Embedding):
+    """A learned vector per grid point that starts as its sine-cosine position, so that neighbours start alike and all are told apart."""
+
+    def __init__(self, size: int, grid: tuple[int, int, int]):
+        super().__init__(math.prod(grid), size)
+        self.grid = grid
 
 
 class Sequences:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def random(count: int, device: torch.device, generator: torch.Generator | None) -> Tensor:
+def uniform(count: int, device: torch.device, generator: torch.Generator | None) -> Tensor:
     """Uniform float32 (count,) on a device, drawn where the generator lives."""
     return torch.rand(count, generator=generator, device=device if generator is None else generator.device).to(device)
 
@@ -26,9 +26,9 @@ def visible_patches(window: Tensor, windows: int, mask_ratio: float, generator: 
     if mask_ratio == 0:
         return torch.ones_like(window, dtype=torch.bool)
     counts = torch.bincount(window, minlength=windows)
-    kept = (counts * (1 - mask_ratio) + random(windows, window.device, generator)).floor().long()
+    kept = (counts * (1 - mask_ratio) + uniform(windows, window.device, generator)).floor().long()
     kept = torch.minimum(kept, counts - 1).clamp(min=1)
-    order = torch.argsort(window.double() + random(len(window), window.device, generator).double())
+    order = torch.argsort(window.double() + uniform(len(window), window.device, generator).double())
     rank = torch.empty_like(order)
     rank[order] = torch.arange(len(window), device=window.device) - (counts.cumsum(0) - counts)[window[order]]
     return rank < kept[window]

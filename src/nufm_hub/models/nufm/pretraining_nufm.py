@@ -18,9 +18,10 @@ from transformers.utils import ModelOutput
 from nufm_hub.detectors import VoxelBranch
 
 from .configuration_nufm import NuFMConfig
+from .encoder_nufm import window_embedding
 from .layers_nufm import FrozenPosition, NuFMLayer, Sequences
-from .modeling_nufm import NuFMPreTrainedModel, window_embedding
-from .objectives_nufm import huber_loss, label_loss, mean, near_hits, occupancy_loss, random, visible_patches
+from .modeling_nufm import NuFMPreTrainedModel
+from .objectives_nufm import huber_loss, label_loss, mean, near_hits, occupancy_loss, uniform, visible_patches
 from .patch_embedding import Patches
 
 
@@ -223,7 +224,7 @@ class NuFMForPreTraining(NuFMPreTrainedModel):
         losses = self._masked_losses(patches, visible, others, kept, latents, sequences, image_features, track_features, track_mask)
         idle: dict[str, Tensor] = {}
         if config.relational:
-            if not self.training or float(random(1, torch.device("cpu"), generator)) < config.relational_probability:
+            if not self.training or float(uniform(1, torch.device("cpu"), generator)) < config.relational_probability:
                 visible, _, *encoded = self._masked_encoding(patches, others, batch_size, config.relational_mask_ratio, generator)
                 losses |= self._relational_losses(patches[0].select(visible[0]), *encoded, voxel_labels.flatten(0, 1))
             else:  # the heads take part in every step, with gradients of zero, so that distributed training needs no special case
@@ -236,7 +237,7 @@ class NuFMForPreTraining(NuFMPreTrainedModel):
             latents=sequences.pad(latents),
             latent_mask=sequences.mask,
         )
-        return output if (config.return_dict if return_dict is None else return_dict) else output.to_tuple()
+        return self._returned(output, return_dict)
 
     def _check_labels(self, voxel_labels: Tensor | None, voxel_branch: Tensor) -> None:
         labels = {label.name: len(label.classes) for label in self.config.spec.voxel_branches[0].labels}
@@ -253,7 +254,7 @@ class NuFMForPreTraining(NuFMPreTrainedModel):
         for table, branch in zip(patches, self.config.spec.voxel_branches):
             window = table.event * branch.num_windows + table.window
             visible.append(visible_patches(window, batch_size * branch.num_windows, ratio, generator))
-        kept = {name: random(len(event), event.device, generator) >= ratio / 2 for name, (_, event) in others.items()}
+        kept = {name: uniform(len(event), event.device, generator) >= ratio / 2 for name, (_, event) in others.items()}
         seen = [(values[kept[name]], event[kept[name]]) for name, (values, event) in others.items()]
         latents, sequences, _, _ = self.encoder(self.embed(patches, visible, batch_size), seen, batch_size)
         return visible, kept, latents, sequences
