@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from nufm_hub.detectors import ImageBranch, TrackBranch, VoxelBranch
 
 from .configuration_nufm import NuFMConfig
-from .layers_nufm import FrozenPosition, NuFMLayer, Sequences
+from .layers_nufm import FrozenPosition, GridEmbedding, NuFMLayer, Sequences
 from .patch_embedding import NuFMPatchEmbedding, Patches
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
@@ -25,8 +26,9 @@ from transformers.utils import ModelOutput
 from nufm_hub.detectors import DetectorSpec
 
 from .configuration_nufm import NuFMConfig, explicit_revision
-from .layers_nufm import FrozenPosition, GridEmbedding, NuFMLayer, Sequences, sincos_position
-from .patch_embedding import NuFMPatchEmbedding, Patches, SparsePatchConv3d, patchify
+from .encoder_nufm import NuFMEmbeddings, NuFMEncoder, Tokens
+from .layers_nufm import FrozenPosition, GridEmbedding, Sequences, sincos_position
+from .patch_embedding import Patches, SparsePatchConv3d, patchify
 
 
 @dataclass
@@ -119,13 +121,20 @@ class NuFMPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args: Any, **kwargs: Any):
-        """As in the library; an id of a checkpoint that comes with the package is read from there."""
+        """As in the library; an id of a checkpoint that comes with the package is read from there.
+
+        Raises:
+            ValueError: the weights file is truncated or damaged.
+        """
         from nufm_hub.checkpoints import resolve
 
         if pretrained_model_name_or_path is None:
             return super().from_pretrained(None, *args, **kwargs)
         folder = resolve(pretrained_model_name_or_path, revision=explicit_revision(kwargs))
-        loaded = super().from_pretrained(folder, *args, **kwargs)
+        try:
+            loaded = super().from_pretrained(folder, *args, **kwargs)
+        except SafetensorError as error:
+            raise ValueError(f"the weights in {pretrained_model_name_or_path} are truncated or damaged ({error}): fetch them again") from error
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         model.config.name_or_path = model.name_or_path = str(pretrained_model_name_or_path)
         return loaded
