@@ -5,7 +5,7 @@ STAMP := $(VENV)/.installed
 # Threads that wait for work must not spin: with a second busy process that would slow a step several times.
 RUN := OMP_WAIT_POLICY=PASSIVE HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 HF_HUB_DISABLE_XET=1
 
-.PHONY: demo test test-fast lint clean sample-fasercal
+.PHONY: demo test test-fast lint clean sample-fasercal sample-superfgd sample-pilarnet
 
 demo: $(STAMP)
 	$(RUN) $(VENV)/bin/nufm demo --out runs/demo --overwrite
@@ -37,3 +37,13 @@ sample-fasercal: $(STAMP)
 	$(VENV)/bin/nufm simulate fasercal --events 120 --seed 20261122 --shard-size 120 --workers 2 --out data/fasercal-sample
 	cp data/fasercal-sample/fasercal-00000.parquet $(SAMPLES)/fasercal.parquet
 	cp data/fasercal-sample/provenance.json $(SAMPLES)/fasercal.json
+
+sample-superfgd: $(STAMP)
+	$(VENV)/bin/nufm simulate superfgd --events 400 --seed 20261123 --shard-size 400 --out data/superfgd-sample
+	cp data/superfgd-sample/superfgd-00000.parquet $(SAMPLES)/superfgd.parquet
+	cp data/superfgd-sample/provenance.json $(SAMPLES)/superfgd.json
+
+sample-pilarnet: $(STAMP)
+	$(VENV)/bin/nufm simulate pilarnet --events 60 --seed 20261124 --shard-size 60 --out data/pilarnet-sample
+	cp data/pilarnet-sample/pilarnet-00000.parquet $(SAMPLES)/pilarnet.parquet
+	cp data/pilarnet-sample/provenance.json $(SAMPLES)/pilarnet.json
