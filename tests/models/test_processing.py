@@ -88,7 +88,8 @@ def test_packing(events, processor):
 
 def test_absent_is_not_empty(events, processor):
     bare = Event("fasercal", {"3dcal": events[0].voxels["3dcal"]})
-    empty = Event("fasercal", {"3dcal": events[0].voxels["3dcal"], "ahcal": Voxels(np.zeros((0, 3)), np.zeros((0, 1)))}, tracks={"muon": np.zeros((0, 11))})
+    nothing = Voxels(np.zeros((0, 3)), np.zeros((0, 1)))
+    empty = Event("fasercal", {"3dcal": events[0].voxels["3dcal"], "ahcal": nothing}, tracks={"muon": np.zeros((0, 11))})
     batch = processor([bare, empty])
     assert batch["branch_mask"].tolist() == [[True, False, False, False], [True, True, False, True]]
     assert not batch["track_mask"].any()
@@ -172,7 +173,8 @@ def test_bad_events_are_named(processor, events):
 
     def changed(**voxels):
         v = good.voxels["3dcal"]
-        return Event("fasercal", {"3dcal": Voxels(voxels.get("coordinates", v.coordinates), voxels.get("values", v.values))}, provenance=good.provenance)
+        new = Voxels(voxels.get("coordinates", v.coordinates), voxels.get("values", v.values))
+        return Event("fasercal", {"3dcal": new}, provenance=good.provenance)
 
     values = good.voxels["3dcal"].values.copy()
     values[4] = np.nan

@@ -113,7 +113,7 @@ class VoxelBranch:
         if (b := self.blocks) is not None:
             edges = np.asarray(b.starts)
             if b.axis not in (0, 1, 2) or b.length < 1 or len(b.starts) * b.length != self.shape[b.axis]:
-                raise ValueError(f"branch {self.name!r}: {len(b.starts)} blocks of {b.length} layers do not fill axis {b.axis} of {self.shape} voxels")
+                raise ValueError(f"branch {self.name!r}: {len(b.starts)} blocks of {b.length} layers do not fill axis {b.axis} of {self.shape}")
             if (np.diff(edges) < b.length * self.voxel_size[b.axis] - 1e-6).any():
                 raise ValueError(f"branch {self.name!r}: block starts {b.starts} overlap or do not increase")
 

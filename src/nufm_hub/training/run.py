@@ -111,16 +111,18 @@ def train(
     if task not in TASKS:
         raise ValueError(f"unknown task {task!r}: give one of {sorted(TASKS)}")
     definition, recipe, output_dir = TASKS[task], load_recipe(recipe), Path(output_dir)
-    train_events = EventDataset(events)
-    validation_events = EventDataset(validation, detector=train_events.spec) if validation is not None else None
-    settings = {
-        "task": task,
-        "source": source,
-        "recipe": recipe.to_dict(),
-        "seed": seed,
-        "data": {"train": describe_data(train_events), "validation": None if validation_events is None else describe_data(validation_events)},
-    }
-    resume = _claim(output_dir, settings)
+    processes = TrainingArguments(output_dir=str(output_dir), use_cpu=use_cpu)
+    with processes.main_process_first(local=False):
+        train_events = EventDataset(events)
+        validation_events = EventDataset(validation, detector=train_events.spec) if validation is not None else None
+        settings = {
+            "task": task,
+            "source": source,
+            "recipe": recipe.to_dict(),
+            "seed": seed,
+            "data": {"train": describe_data(train_events), "validation": None if validation_events is None else describe_data(validation_events)},
+        }
+        resume = _claim(output_dir, settings)
 
     set_seed(seed)
     if source is not None:
@@ -136,7 +138,6 @@ def train(
         model = definition.model(NuFMConfig.preset(recipe.preset, detector=train_events.spec, **recipe.model))
 
     augmentation = recipe.make_augmentation()
-    world = max(1, TrainingArguments(output_dir=str(output_dir), use_cpu=use_cpu).world_size)
     trainer = NuFMTrainer(
         recipe=recipe,
         model=model,
@@ -145,7 +146,7 @@ def train(
             num_train_epochs=recipe.epochs,
             per_device_train_batch_size=recipe.micro_batch_size,
             per_device_eval_batch_size=recipe.micro_batch_size,
-            gradient_accumulation_steps=_accumulation(recipe, world),
+            gradient_accumulation_steps=_accumulation(recipe, processes.world_size),
             learning_rate=recipe.learning_rate,
             lr_scheduler_type="cosine",
             warmup_steps=recipe.warmup,
@@ -156,7 +157,7 @@ def train(
             dataloader_num_workers=workers,
             dataloader_pin_memory=torch.cuda.is_available() and not use_cpu,
             remove_unused_columns=False,
-            ddp_find_unused_parameters=task == "pretraining",
+            ddp_find_unused_parameters=False,
             eval_strategy="no" if validation_events is None else "epoch",
             save_strategy="epoch" if validation_events is not None else "steps",
             save_steps=1 if validation_events is not None else save_every * -(-len(train_events) // recipe.batch_size),

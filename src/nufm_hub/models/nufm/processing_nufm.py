@@ -49,7 +49,7 @@ class NuFMProcessor(FeatureExtractionMixin):
         self.detector = spec.to_dict()
         self.detector_hash = spec.hash
         if detector_hash is not None and detector_hash != spec.hash:
-            raise ValueError(f"processor of {spec.name!r}: the detector's hash is {spec.hash}, but the statistics are those of {detector_hash}; fit again")
+            raise ValueError(f"processor of {spec.name!r} (hash {spec.hash}): these statistics are of one with hash {detector_hash}; fit again")
         self.statistics = _checked_statistics(statistics, spec)
 
     @property

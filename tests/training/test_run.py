@@ -1,0 +1,159 @@
+"""Whole trainings on toy events: they learn, resume exactly, refuse what they must, and agree on one and two processes."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import TrainerCallback
+from typer.testing import CliRunner
+
+from nufm_hub import FlavourPipeline, NuFMModel, VertexPipeline, read_events, sample_path
+from nufm_hub.cli import app
+from nufm_hub.training import run, train
+
+
+@pytest.fixture(scope="module")
+def pretrained(toy_files, recipe, tmp_path_factory):
+    return train("pretraining", recipe, toy_files["train"], tmp_path_factory.mktemp("run") / "pretraining", use_cpu=True)
+
+
+def test_fine_tuning_learns_on_unseen_events(toy_files, recipe, pretrained, tmp_path):
+    settings = recipe | {"epochs": 40, "augmentation": None}
+    flavour = train("flavour", settings, toy_files["train"], tmp_path / "f", str(pretrained), toy_files["validation"], use_cpu=True)
+    vertex = train("vertex", settings, toy_files["train"], tmp_path / "v", str(pretrained), toy_files["validation"], use_cpu=True)
+    events = list(read_events(toy_files["validation"]))
+    predicted = FlavourPipeline.from_pretrained(str(flavour))(events)
+    correct = [p["label"] == ("low", "high")[e.truth["flavour"]] for p, e in zip(predicted, events)]
+    assert np.mean(correct) > 0.9
+    true = np.stack([e.truth["vertex"] for e in events])
+    error = np.linalg.norm(np.stack(VertexPipeline.from_pretrained(str(vertex), batch_size=7)(events)) - true, axis=1).mean()
+    assert error < 0.6 * np.linalg.norm(true - true.mean(0), axis=1).mean()
+
+
+def test_the_record_says_what_was_done(toy_files, recipe, pretrained):
+    record = json.loads((pretrained / "training.json").read_text())
+    assert record["task"] == "pretraining"
+    assert record["data"]["train"] == {
+        "detector": "toy",
+        "detector_hash": record["data"]["train"]["detector_hash"],
+        "events": 64,
+        "files": ["train.parquet"],
+        "simulations": [],
+    }
+    losses = [entry for entry in record["curves"] if "loss" in entry]
+    assert len(losses) == recipe["epochs"]
+    assert {"loss_occupancy_cubes", "loss_charge_cubes", "loss_towers", "loss_muon", "loss_ghost"} <= set().union(*losses)
+    assert str(toy_files["train"].parent) not in (pretrained / "training.json").read_text()
+
+
+class StopAfter(TrainerCallback):
+    def __init__(self, epoch):
+        self.epoch = epoch
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        control.should_training_stop = state.epoch >= self.epoch
+
+
+@pytest.mark.parametrize("task", ["pretraining", "flavour"])
+def test_an_interrupted_run_ends_with_the_same_weights(task, toy_files, recipe, tmp_path, monkeypatch):
+    def go(folder, **kwargs):
+        return train(task, recipe, toy_files["train"], tmp_path / folder, seed=3, use_cpu=True, save_every=1, **kwargs)
+
+    whole = go("whole")
+    finished = run.save_checkpoint
+    trainer = run.NuFMTrainer
+
+    def interrupted(*args, **kwargs):
+        made = trainer(*args, **kwargs)
+        made.add_callback(StopAfter(2))
+        return made
+
+    monkeypatch.setattr(run, "NuFMTrainer", interrupted)
+    monkeypatch.setattr(run, "save_checkpoint", lambda *args: None)
+    go("halves")
+    assert not (tmp_path / "halves" / "model").exists()
+    monkeypatch.setattr(run, "NuFMTrainer", trainer)
+    monkeypatch.setattr(run, "save_checkpoint", finished)
+    halves = go("halves")
+    first, second = (load_file(folder / "model.safetensors") for folder in (whole, halves))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert json.loads((halves / "training.json").read_text())["resumed"]
+
+
+def test_the_seed_decides(toy_files, recipe, tmp_path):
+    short = recipe | {"epochs": 1}
+    weights = [
+        load_file(train("flavour", short, toy_files["train"], tmp_path / str(i), seed=seed, use_cpu=True) / "model.safetensors")["head.output.weight"]
+        for i, seed in enumerate((1, 1, 2))
+    ]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+def test_what_exists_is_refused_and_kept(toy_files, recipe, pretrained, tmp_path):
+    before = (pretrained / "model.safetensors").read_bytes()
+    with pytest.raises(FileExistsError, match="finished run"):
+        train("pretraining", recipe, toy_files["train"], pretrained.parent, use_cpu=True)
+    assert (pretrained / "model.safetensors").read_bytes() == before
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "mine.txt").write_text("precious")
+    with pytest.raises(FileExistsError, match="other files"):
+        train("pretraining", recipe, toy_files["train"], tmp_path / "other", use_cpu=True)
+    (tmp_path / "started").mkdir()
+    (tmp_path / "started" / "run.json").write_text(json.dumps({"task": "flavour"}))
+    with pytest.raises(FileExistsError, match="other settings"):
+        train("pretraining", recipe, toy_files["train"], tmp_path / "started", use_cpu=True)
+
+
+def test_wrong_input_is_named(toy_files, recipe, pretrained, tmp_path):
+    with pytest.raises(ValueError, match="unknown task 'charm'"):
+        train("charm", recipe, toy_files["train"], tmp_path / "a")
+    with pytest.raises(ValueError, match=r"no parquet file|matches no"):
+        train("flavour", recipe, tmp_path / "nothing", tmp_path / "a")
+    with pytest.raises(ValueError, match=r"reads detector 'toy'.*the events are of 'fasercal'"):
+        train("flavour", recipe, sample_path("fasercal"), tmp_path / "a", source=str(pretrained), use_cpu=True)
+    result = CliRunner().invoke(app, ["finetune", "flavour", "--events", str(tmp_path / "nothing"), "--out", str(tmp_path / "b")])
+    assert result.exit_code == 2
+    result = CliRunner().invoke(
+        app, ["finetune", "flavour", "--events", str(toy_files["train"]), "--out", str(tmp_path / "b"), "--set", "epochs=many"]
+    )
+    assert result.exit_code == 2
+    assert "not JSON" in result.output
+    assert not (tmp_path / "b").exists()
+
+
+def test_encoder_of_a_pretraining_checkpoint_loads_bit_equal(pretrained):
+    weights = load_file(pretrained / "model.safetensors")
+    encoder = NuFMModel.from_pretrained(pretrained).state_dict()
+    assert encoder
+    assert all(torch.equal(value, weights[name]) for name, value in encoder.items())
+
+
+TWO_PROCESSES = """
+import json, sys
+import torch
+from nufm_hub.training import train
+torch.distributed.init_process_group("gloo")
+assert torch.distributed.get_world_size() == 2
+train("flavour", json.loads(sys.argv[1]), sys.argv[2], sys.argv[3], seed=5, use_cpu=True)
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_learn_what_one_does(toy_files, recipe, tmp_path):
+    """One epoch with the same global batch: the average of two half batches is the whole batch, up to rounding."""
+    one = recipe | {"epochs": 1, "augmentation": None}
+    two = one | {"micro_batch_size": 4}
+    single = train("flavour", one, toy_files["train"], tmp_path / "one", seed=5, use_cpu=True)
+    (tmp_path / "two.py").write_text(TWO_PROCESSES)
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "ACCELERATE_USE_CPU": "1"}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(tmp_path / "two.py")]
+    subprocess.run([*command, json.dumps(two), str(toy_files["train"]), str(tmp_path / "two")], check=True, timeout=240, env=environment)
+    first, second = (load_file(folder / "model.safetensors") for folder in (single, tmp_path / "two" / "model"))
+    assert max((first[name] - second[name]).abs().max().item() for name in first) < 1e-4
