@@ -53,7 +53,7 @@ class NuFMConfig(PreTrainedConfig):
         hidden_dropout, attention_dropout: dropout after projections, and on attention weights.
         drop_path_rate: stochastic depth; rises over the window layers and along the fusion layers, half as much in cross-attention.
         layer_norm_eps: of every LayerNorm.
-        initializer_range: standard deviation of CLS, source, window and query vectors at the start.
+        initializer_range: standard deviation of CLS, source and query vectors at the start; window vectors start at 1.
         head_dropout, head_init_std: dropout before, and standard deviation of the (truncated normal) start of, the task heads' linear layer.
         label_smoothing: of the classification heads' cross-entropy.
         decoder_hidden_size, decoder_num_attention_heads, decoder_depth: sizes of the pre-training decoder.

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from nufm_hub.detectors import ImageBranch, TrackBranch, VoxelBranch
 
 from .configuration_nufm import NuFMConfig
-from .layers_nufm import FrozenPosition, GridEmbedding, NuFMLayer, Sequences
+from .layers_nufm import FrozenPosition, NuFMLayer, Sequences, WindowEmbedding
 from .patch_embedding import NuFMPatchEmbedding, Patches
 
 
@@ -57,7 +57,7 @@ def window_embedding(config: NuFMConfig, branch: VoxelBranch, size: int) -> nn.M
         return None
     if config.window_position == "sincos":
         return FrozenPosition(size, branch.window_grid)
-    return GridEmbedding(size, branch.window_grid)
+    return WindowEmbedding(branch.num_windows, size)
 
 
 class NuFMImageEmbeddings(nn.Module):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -42,12 +40,9 @@ class FrozenPosition(nn.Module):
         return self.weight[index]
 
 
-class GridEmbedding(nn.Embedding):
-    """A learned vector per grid point that starts as its sine-cosine position, so that neighbours start alike and all are told apart."""
-
-    def __init__(self, size: int, grid: tuple[int, int, int]):
-        super().__init__(math.prod(grid), size)
-        self.grid = grid
+class WindowEmbedding(nn.Embedding):
+    """A learned vector per window. It starts as large as the normalised tokens it is added to: drowned in them, the model would learn
+    everything else by heart before it learns where a window is."""
 
 
 class Sequences:

@@ -27,7 +27,7 @@ from nufm_hub.detectors import DetectorSpec
 
 from .configuration_nufm import NuFMConfig, explicit_revision
 from .encoder_nufm import NuFMEmbeddings, NuFMEncoder, Tokens
-from .layers_nufm import FrozenPosition, GridEmbedding, Sequences, sincos_position
+from .layers_nufm import FrozenPosition, Sequences, WindowEmbedding, sincos_position
 from .patch_embedding import Patches, SparsePatchConv3d, patchify
 
 
@@ -111,8 +111,10 @@ class NuFMPreTrainedModel(PreTrainedModel):
             init.uniform_(module.weight, -bound, bound)
             if module.bias is not None:
                 init.zeros_(module.bias)
-        elif isinstance(module, (FrozenPosition, GridEmbedding)):
-            init.copy_(module.weight, sincos_position(module.weight.shape[1], module.grid))
+        elif isinstance(module, FrozenPosition):
+            init.copy_(module.weight, sincos_position(module.size, module.grid))
+        elif isinstance(module, WindowEmbedding):
+            init.normal_(module.weight)
         else:
             super()._init_weights(module)
         for name in ("source", "cls_token", "query"):
