@@ -105,10 +105,13 @@ def _main_instance(ids: np.ndarray, voxel: np.ndarray, energy: np.ndarray, n: in
     main = np.full(n, -1, dtype=np.int32)
     held = ids >= 0
     if held.any():
-        pairs, of_pair = np.unique(np.stack([voxel[held], ids[held]], axis=1), axis=0, return_inverse=True)
-        sums = np.bincount(of_pair.ravel(), energy[held], len(pairs))
-        order = np.lexsort((-pairs[:, 1], sums, pairs[:, 0]))  # the last pair of each voxel wins
-        main[pairs[order, 0]] = pairs[order, 1]
+        # One number a pair: sorting rows takes ten times as long.
+        names, name = np.unique(ids[held], return_inverse=True)
+        pairs, of_pair = np.unique(voxel[held] * len(names) + name, return_inverse=True)
+        sums = np.bincount(of_pair, energy[held], len(pairs))
+        place, name = np.divmod(pairs, len(names))
+        order = np.lexsort((-name, sums, place))  # the last pair of each voxel wins
+        main[place[order]] = names[name[order]]
     return main
 
 
