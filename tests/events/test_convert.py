@@ -6,17 +6,19 @@ from typer.testing import CliRunner
 
 from nufm_hub.detectors import load_detector
 from nufm_hub.events import Event, Voxels, read_events, readers, write_events
-from nufm_hub.events.command import check_leaks, convert_data
+from nufm_hub.events.command import check_leaks, convert_data, distort
 from nufm_hub.events.convert import JOURNAL, convert
 from nufm_hub.events.readers import FORMATS
 
 app = Typer()
 app.command()(convert_data)
 app.command()(check_leaks)
+app.command()(distort)
 
 
 def run(*arguments):
-    return CliRunner().invoke(app, [str(a) for a in arguments])
+    # Wide and plain, so that messages stay in one piece.
+    return CliRunner().invoke(app, [str(a) for a in arguments], env={"COLUMNS": "300", "TERM": "dumb", "NO_COLOR": "1"})
 
 
 def pilarnet(formats, folder, counts=(3, 4), bad=()):
@@ -161,8 +163,11 @@ def test_command_converts_every_format(formats, same_event, tmp_path):
 def test_command_errors_and_skips(formats, tmp_path):
     source = pilarnet(formats, tmp_path / "in", bad=(1,))
     failed = run("convert-data", "pilarnet-m", source, tmp_path / "a")
-    assert failed.exit_code == 1
+    assert failed.exit_code == 2
     assert "0.h5, event 1" in failed.output
+    for arguments in (("root", source), ("pilarnet-m", tmp_path / "nowhere"), ("edep-sim", source), ("pilarnet-m", source, "--version", "v9")):
+        refused = run("convert-data", arguments[0], arguments[1], tmp_path / "c", *arguments[2:])
+        assert refused.exit_code == 2, refused.output
     skipped = run("convert-data", "pilarnet-m", source, tmp_path / "b", "--skip-bad")
     assert skipped.exit_code == 0
     assert "6 events in 1 shards" in skipped.output
@@ -183,3 +188,27 @@ def test_command_check_leaks(tmp_path):
     assert leaky.exit_code == 1
     assert "voxels: 1 test events (33.33 %)" in leaky.output
     assert run("check-leaks", tmp_path / "nowhere", tmp_path / "test.parquet").exit_code == 2
+
+
+def test_command_distort(tmp_path):
+    spec = load_detector("superfgd")
+    write_events([Event("superfgd", {"cubes": Voxels([[9, 9, 9]], [11.8])})], tmp_path / "a.parquet", spec)
+    done = run("distort", tmp_path / "a.parquet", tmp_path / "b.parquet", "--effect", "crosstalk=0.03", "--effect", "energy_scale=2", "--seed", 3)
+    assert done.exit_code == 0, done.output
+    (event,) = read_events(tmp_path / "b.parquet")
+    assert sorted(event.voxels["cubes"].energy.tolist()) == pytest.approx([0.6] * 6 + [20])
+    journal = json.loads((tmp_path / "b.json").read_text())
+    assert journal == {"source": "a.parquet", "seed": 3, "effects": {"crosstalk": 0.03, "energy_scale": 2}}
+    assert run("distort", tmp_path / "a.parquet", tmp_path / "c.parquet").exit_code == 0
+    refused = [
+        ((tmp_path / "a.parquet", tmp_path / "b.parquet"), "exists already"),
+        ((tmp_path / "none.parquet", tmp_path / "d.parquet"), "none.parquet"),
+        ((tmp_path / "a.parquet", tmp_path / "d.parquet", "--effect", "crosstalk"), "NAME=VALUE"),
+        ((tmp_path / "a.parquet", tmp_path / "d.parquet", "--effect", "crosstalk=1"), "crosstalk = 1"),
+        ((tmp_path / "a.parquet", tmp_path / "d.parquet", "--effect", "cross=1"), "cross"),
+    ]
+    for arguments, message in refused:
+        result = run("distort", *arguments)
+        assert result.exit_code == 2, (arguments, result.output)
+        assert message in result.output
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.parquet", "b.json", "b.parquet", "c.json", "c.parquet"]

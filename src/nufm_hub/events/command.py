@@ -1,10 +1,11 @@
-"""`nufm convert-data` and `nufm check-leaks`.
+"""`nufm convert-data`, `nufm check-leaks` and `nufm distort`.
 
 Heavy imports happen inside the commands, so that `nufm --help` stays quick.
 """
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -32,8 +33,7 @@ def convert_data(
     try:
         result = convert(format_name, source, out, detector, events_per_shard, skip_bad, **options)
     except (ValueError, OSError, ImportError) as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from error
+        raise typer.BadParameter(str(error)) from error
     typer.echo(f"{result.events} events in {len(result.shards)} shards in {out}; {len(result.skipped)} skipped")
     for message in result.skipped:
         typer.echo(f"skipped {message}")
@@ -49,8 +49,48 @@ def check_leaks(
     try:
         report = compare(train, test)
     except ValueError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from error
+        raise typer.BadParameter(str(error)) from error
     typer.echo(str(report))
     if report:
         raise typer.Exit(1)
+
+
+def distort(
+    source: Annotated[Path, typer.Argument(help="Parquet file of events.")],
+    out: Annotated[Path, typer.Argument(help="Parquet file to write; a JSON file beside it says what was done.")],
+    effect: Annotated[
+        list[str] | None, typer.Option(help="NAME=VALUE, e.g. crosstalk=0.05; may be repeated. Without any: defaults of the detector.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of noise and smearing; dead_seed=... chooses the dead channels.")] = 0,
+) -> None:
+    """Apply detector effects: lifetime, diffusion, crosstalk, noise, dead channels, energy scale and smearing."""
+    from dataclasses import asdict
+
+    from nufm_hub.files import new_file
+
+    from .effects import DetectorEffects
+    from .effects import distort as apply
+    from .parquet import read_detector, read_events, write_events
+
+    try:
+        spec = read_detector(source)
+        effects = DetectorEffects(**_values(effect)) if effect else DetectorEffects.of(spec.name)
+        with new_file(out.with_suffix(".json")) as temporary:
+            count = write_events(apply(read_events(source), spec, effects, seed), out, spec)
+            off = asdict(DetectorEffects())
+            done = {"source": source.name, "seed": seed, "effects": {k: v for k, v in asdict(effects).items() if v != off[k]}}
+            temporary.write_text(json.dumps(done, indent=1) + "\n", encoding="utf-8")
+    except (ValueError, TypeError, OSError) as error:
+        raise typer.BadParameter(str(error)) from error
+    typer.echo(f"{count} events in {out}")
+
+
+def _values(settings: list[str]) -> dict[str, object]:
+    values = {}
+    for setting in settings:
+        name, _, value = setting.partition("=")
+        try:
+            values[name] = json.loads(value)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"--effect {setting}: give NAME=VALUE with a number, a list or a quoted word, such as crosstalk=0.05") from error
+    return values
