@@ -34,6 +34,8 @@ _PUBLIC = {
     "checkpoint_path": "checkpoints",
     "list_checkpoints": "checkpoints",
     "train": "training",
+    "TransferReport": "transfer",
+    "transfer_encoder": "transfer",
 }
 
 __all__ = sorted(_PUBLIC)

@@ -1,0 +1,185 @@
+"""Take a pretrained encoder to another detector.
+
+What a weight is for can be read off its name: `encoder.*` moves, `embeddings.*` belongs to one detector, `head.*` to a task, `decoder.*` to
+pre-training (see `nufm_hub.models.nufm.modeling_nufm`).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nufm_hub import models
+from nufm_hub.detectors import DetectorSpec, VoxelBranch, load_detector
+from nufm_hub.models import NuFMConfig, NuFMModel
+from nufm_hub.models.nufm import NuFMPreTrainedModel
+
+from .report import TransferReport, TransferRow
+
+# What the target derives anew: its detector, what hangs on the detector's branches, and how the source was saved.
+_NOT_INHERITED = {
+    "detector", "window_depths", "voxel_head_modes", "relational", "id2label", "label2id", "problem_type", "architectures",
+    "transformers_version", "dtype", "output_hidden_states", "return_dict",
+}  # fmt: skip
+_SETTINGS = {"num_labels", "id2label", "label2id", "problem_type"}
+_NEW = {
+    "embeddings": "belongs to the detector",
+    "head": "belongs to the task",
+    "decoder": "belongs to pre-training",
+}
+
+
+def transfer_encoder(
+    source: str | os.PathLike[str] | NuFMPreTrainedModel,
+    head_class: type[NuFMPreTrainedModel],
+    detector: str | Path | Mapping[str, Any] | DetectorSpec,
+    min_loaded: float = 0.5,
+    **config_overrides: Any,
+) -> tuple[NuFMPreTrainedModel, TransferReport]:
+    """A model for a detector with the encoder of another one.
+
+    Carried where role and shape match: the window layers, CLS tokens and norm of the first voxel branch, the fusion layers, the norm of
+    the tokens. Everything else starts anew, whatever its shape: embeddings and positions, further voxel branches (another sub-detector is
+    another thing), heads, decoder. Sizes are the source's unless overridden. Of a deeper source the first layers are carried, since each
+    builds on the ones before it; of a deeper target the layers beyond the source's start anew.
+
+    Args:
+        source: id of a bundled checkpoint or on the Hub, folder, or a model in memory (which is left as it is).
+        head_class: what to make: `NuFMForParticleID`, `NuFMForFlavourClassification`, `NuFMForPreTraining`, `NuFMModel`, ...
+        detector: packaged name, path of a JSON file, dictionary or spec of the new detector.
+        min_loaded: smallest acceptable share of the parameters of the new encoder that are carried.
+        config_overrides: fields of `NuFMConfig`, or `num_labels`, `id2label`, `label2id`.
+
+    Returns:
+        The model in evaluation mode, float32, on the CPU; and the report.
+
+    Raises:
+        ValueError: no NuFM encoder in the source, values that are not finite, an unknown detector or override, sizes that do not fit
+            together, or a share below `min_loaded` (the message holds the table).
+    """
+    if not (isinstance(head_class, type) and issubclass(head_class, NuFMPreTrainedModel)):
+        raise ValueError(f"head_class={head_class!r} is no NuFM model class, such as nufm_hub.NuFMForParticleID")
+    if not 0 <= min_loaded <= 1:
+        raise ValueError(f"min_loaded={min_loaded} must be a share in [0, 1]")
+    spec = load_detector(detector)
+    name, source_config, weights = _read_source(source)
+    config = _target_config(source_config, head_class, spec, config_overrides)
+    with torch.device("meta"):
+        target = head_class(config).state_dict()
+    rows = _plan(weights, target, source_config, config)
+    report = TransferReport(name, source_config.spec.name, spec.name, head_class.__name__, rows)
+    if report.fraction < min_loaded:
+        raise ValueError(f"only {report.fraction:.1%} of the encoder can be carried over, less than min_loaded={min_loaded:.0%}\n{report}")
+    carried = {n: weights[n].detach().to(device="cpu", dtype=torch.float32, copy=True) for n in report.names("loaded")}
+    with _quiet_loading():
+        model, info = head_class.from_pretrained(None, config=config, state_dict=carried, dtype=torch.float32, output_loading_info=True)
+    new = set(target) - set(carried)
+    if set(info["missing_keys"]) != new or info["unexpected_keys"] or info["mismatched_keys"]:
+        raise RuntimeError(f"transformers did not load what was planned for {head_class.__name__}: {info}")
+    _check_finite(model.state_dict(), f"the new {head_class.__name__}")
+    return model, report
+
+
+def _read_source(source: str | os.PathLike[str] | NuFMPreTrainedModel) -> tuple[str, NuFMConfig, dict[str, Tensor]]:
+    """What to call the source, its configuration and its weights."""
+    if isinstance(source, torch.nn.Module):
+        name = getattr(source, "name_or_path", "") or type(source).__name__
+        config = getattr(source, "config", None)
+        model, absent = source, []
+    else:
+        name = os.fspath(source)
+        data, _ = NuFMConfig.get_config_dict(name)
+        if data.get("model_type") != NuFMConfig.model_type:
+            raise ValueError(f"{name} has no NuFM encoder: its config.json says model_type {data.get('model_type')!r}")
+        config = NuFMConfig.from_pretrained(name)
+        # the class it was saved with knows all its tensors; one the package does not know is read as the plain encoder
+        saved_as = getattr(models, (config.architectures or [""])[0], None)
+        cls = saved_as if isinstance(saved_as, type) and issubclass(saved_as, NuFMPreTrainedModel) else NuFMModel
+        with _quiet_loading():
+            model, info = cls.from_pretrained(name, dtype=torch.float32, output_loading_info=True)
+        absent = sorted(info["missing_keys"])
+    weights = {k: v for k, v in model.state_dict().items() if k not in absent}
+    if not isinstance(config, NuFMConfig) or not any(k.startswith("encoder.") for k in weights):
+        raise ValueError(f"{name} has no NuFM encoder: it holds no weights named encoder.*")
+    if lost := [k for k in absent if k.startswith("encoder.")]:
+        raise ValueError(f"{name} is incomplete: {len(lost)} tensors of its encoder are not in the file, the first is {lost[0]!r}")
+    _check_finite(weights, name)
+    return name, config, weights
+
+
+def _check_finite(weights: Mapping[str, Tensor], where: str) -> None:
+    bad = [name for name, tensor in weights.items() if tensor.is_floating_point() and not torch.isfinite(tensor).all()]
+    if bad:
+        raise ValueError(f"{where}: {len(bad)} tensors hold NaN or infinity, the first is {bad[0]!r}; take another checkpoint")
+
+
+def _target_config(source: NuFMConfig, head_class: type[NuFMPreTrainedModel], spec: DetectorSpec, overrides: dict[str, Any]) -> NuFMConfig:
+    own = {f.name for f in fields(NuFMConfig)}
+    if unknown := set(overrides) - own - _SETTINGS:
+        raise ValueError(f"unknown configuration fields {sorted(unknown)}: known are {sorted((own | _SETTINGS) - {'detector'})}")
+    label = getattr(head_class, "event_label", None)
+    if label and label not in spec.event_labels and not {"num_labels", "id2label"} & set(overrides):
+        raise ValueError(f"detector {spec.name!r} names no classes for {label!r}: give num_labels, or add event_labels to its JSON")
+    inherited = {k: getattr(source, k) for k in own - _NOT_INHERITED}
+    first, *others = source.window_depths
+    depths = [first] + [others[0] if others else first] * (len(spec.voxel_branches) - 1)
+    return NuFMConfig(**(inherited | {"window_depths": depths} | overrides | {"detector": spec.to_dict()}))
+
+
+def _plan(source: Mapping[str, Tensor], target: Mapping[str, Tensor], source_config: NuFMConfig, config: NuFMConfig) -> tuple[TransferRow, ...]:
+    """What to do with every tensor: a rule of names and shapes."""
+    branches, source_branches = config.spec.voxel_branches, source_config.spec.voxel_branches
+    rows = []
+    for name, tensor in target.items():
+        status = "re-initialised"
+        if reason := _new_by_role(name, branches):
+            pass
+        elif name not in source:
+            status, reason = "missing", "the source has fewer layers"
+        elif source[name].shape != tensor.shape:
+            reason = "shape differs"
+        elif ".attention." in name and config.num_attention_heads != source_config.num_attention_heads:
+            reason = "number of heads differs"  # the same matrix would mean another thing
+        else:
+            status = "loaded"
+        rows.append(TransferRow(name, status, reason, tuple(tensor.shape), tensor.numel()))
+    new = {r.name: r.reason for r in rows if r.status != "loaded"}
+    loaded = {r.name for r in rows} - set(new)
+    for name, tensor in source.items():
+        if name not in loaded:
+            reason = _new_by_role(name, source_branches) or new.get(name, "the target has fewer layers")
+            rows.append(TransferRow(name, "skipped", reason, tuple(tensor.shape), tensor.numel()))
+    return tuple(rows)
+
+
+def _new_by_role(name: str, branches: Sequence[VoxelBranch]) -> str:
+    """Why a weight never moves, whatever its shape; empty when it does."""
+    role, *rest = name.split(".")
+    if role != "encoder":
+        return _NEW.get(role, "belongs to the task")
+    if rest[0] == "branches" and int(rest[1]) > 0:
+        return f"branch {branches[int(rest[1])].name!r} has no counterpart"
+    return ""
+
+
+@contextmanager
+def _quiet_loading() -> Iterator[None]:
+    """Without the library's load report: ours says the same by role."""
+    logger = logging.getLogger("transformers.modeling_utils")
+
+    def nothing(record: logging.LogRecord) -> bool:
+        return False
+
+    logger.addFilter(nothing)
+    try:
+        yield
+    finally:
+        logger.removeFilter(nothing)
