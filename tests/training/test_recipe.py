@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from nufm_hub.models import NuFMConfig
 from nufm_hub.training.recipe import Recipe, list_recipes, load_recipe
 
 
@@ -10,6 +11,33 @@ def test_every_packaged_recipe_loads_and_survives_json():
     for name in list_recipes():
         recipe = load_recipe(name)
         assert load_recipe(json.loads(json.dumps(recipe.to_dict()))) == recipe
+
+
+@pytest.mark.parametrize(
+    ("name", "rate", "warmup_epochs", "values"),
+    [
+        ("fasercal-pretrain", 3e-4, 40, {"epochs": 400, "batch_size": 512, "betas": (0.9, 0.95), "layer_decay": 1, "ema_decay": 0}),
+        ("fasercal-finetune", 2e-3, 5, {"epochs": 20, "batch_size": 1024, "betas": (0.9, 0.999), "layer_decay": 0.75, "ema_decay": 0.9999}),
+        ("fasercal-scratch", 4e-3, 5, {"epochs": 40, "batch_size": 1024, "betas": (0.9, 0.999), "layer_decay": 1, "ema_decay": 0.9999}),
+        ("superfgd-transfer", 1e-3, 10, {"epochs": 30, "layer_decay": 0.75, "ema_decay": 0.9999}),
+        ("pilarnet-transfer", 1e-3, 10, {"epochs": 30, "layer_decay": 0.75, "ema_decay": 0.9999}),
+        ("pilarnet-multi-transfer", 1e-2, 10, {"epochs": 30, "layer_decay": 0.75, "ema_decay": 0.9999}),
+    ],
+)
+def test_published_settings(name, rate, warmup_epochs, values):
+    """Numbers of arXiv:2604.07037; rates are given per 256 events and scale with the batch."""
+    recipe = load_recipe(name)
+    assert recipe.preset == "base"
+    assert recipe.learning_rate == pytest.approx(rate)
+    assert recipe.warmup * recipe.epochs == pytest.approx(warmup_epochs)
+    assert {key: getattr(recipe, key) for key in values} == values
+    config = NuFMConfig.preset(recipe.preset, **recipe.model)
+    pretraining = name == "fasercal-pretrain"
+    assert (config.mask_ratio, config.drop_path_rate) == ((0.75, 0) if pretraining else (0.75, 0.2))
+    assert config.label_smoothing == (0.02 if name in ("fasercal-finetune", "fasercal-scratch") else 0)
+    if name.startswith("fasercal"):
+        axes = ((0, 1, 2), (0, 1, 2)) if pretraining else ((0, 1), (2,))
+        assert (recipe.make_augmentation().mirror_axes, recipe.make_augmentation().rotate_axes) == axes
 
 
 def test_learning_rate_scales_with_the_batch():
@@ -31,6 +59,7 @@ def test_overrides_and_files(tmp_path):
         ({"epochs": 0}, "out of range"),
         ({"layer_decay": 1.5}, "out of range"),
         ({"batch_size": 50}, "out of range"),
+        ({"ema_decay": 1}, "out of range"),
         ({"learning_rate": 1e-3}, "unknown fields"),
         ({"augmentation": {"max_drop": 2}}, "max_drop"),
         ({"augmentation": {"mirror": 2}}, "mirror"),

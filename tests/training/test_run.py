@@ -59,10 +59,11 @@ class StopAfter(TrainerCallback):
         control.should_training_stop = state.epoch >= self.epoch
 
 
-@pytest.mark.parametrize("task", ["pretraining", "flavour"])
-def test_an_interrupted_run_ends_with_the_same_weights(task, toy_files, recipe, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("task", "ema_decay"), [("pretraining", 0), ("flavour", 0), ("flavour", 0.9)])
+def test_an_interrupted_run_ends_with_the_same_weights(task, ema_decay, toy_files, recipe, tmp_path, monkeypatch):
     def go(folder, **kwargs):
-        return train(task, recipe, toy_files["train"], tmp_path / folder, seed=3, use_cpu=True, save_every=1, **kwargs)
+        settings = recipe | {"ema_decay": ema_decay}
+        return train(task, settings, toy_files["train"], tmp_path / folder, seed=3, use_cpu=True, save_every=1, **kwargs)
 
     whole = go("whole")
     finished = run.save_checkpoint
@@ -77,6 +78,7 @@ def test_an_interrupted_run_ends_with_the_same_weights(task, toy_files, recipe, 
     monkeypatch.setattr(run, "save_checkpoint", lambda *args: None)
     go("halves")
     assert not (tmp_path / "halves" / "model").exists()
+    (tmp_path / "halves" / "checkpoint-99").mkdir()  # one that was being written when the lights went out
     monkeypatch.setattr(run, "NuFMTrainer", trainer)
     monkeypatch.setattr(run, "save_checkpoint", finished)
     halves = go("halves")

@@ -30,6 +30,7 @@ class Recipe:
         betas: of AdamW.
         layer_decay: factor of the learning rate from each depth of the encoder to the one below; 1 for none.
         max_grad_norm: gradient clipping.
+        ema_decay: of the moving average of the weights that is evaluated and saved, see `ExponentialMovingAverage`; 0 for none.
     """
 
     preset: str
@@ -44,11 +45,13 @@ class Recipe:
     betas: tuple[float, float] = (0.9, 0.95)
     layer_decay: float = 1.0
     max_grad_norm: float = 1.0
+    ema_decay: float = 0.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "betas", tuple(self.betas))
         positive = min(self.epochs, self.batch_size, self.micro_batch_size, self.base_learning_rate) > 0
-        if not positive or not 0 <= self.warmup < 1 or not 0 < self.layer_decay <= 1 or self.batch_size % self.micro_batch_size:
+        shares = 0 <= self.warmup < 1 and 0 < self.layer_decay <= 1 and 0 <= self.ema_decay < 1
+        if not positive or not shares or self.batch_size % self.micro_batch_size:
             raise ValueError(f"recipe values out of range: {self}")
         self.make_augmentation()
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel, Trainer, TrainingArguments, set_seed
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer import TRAINER_STATE_NAME
 
 from nufm_hub.events import EventDataset
 from nufm_hub.files import new_file, new_folder
@@ -20,6 +21,7 @@ from nufm_hub.models import NuFMConfig, NuFMForFlavourClassification, NuFMForPre
 from nufm_hub.provenance import git_revision, machine, package_versions
 
 from .data import AugmentedEvents, NuFMCollator, SetEpoch
+from .ema import ExponentialMovingAverage
 from .optimiser import parameter_groups
 from .recipe import Recipe, load_recipe
 
@@ -43,11 +45,13 @@ TASKS = {
 
 
 class NuFMTrainer(Trainer):
-    """`Trainer` with the recipe's parameter groups; logs the parts of a summed loss."""
+    """`Trainer` with the recipe's parameter groups; evaluates and saves a moving average if there is one; logs the parts of a summed loss."""
 
-    def __init__(self, *args: Any, recipe: Recipe, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, recipe: Recipe, ema: ExponentialMovingAverage | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.recipe = recipe
+        self.recipe, self.ema = recipe, ema
+        if ema is not None:
+            self.add_callback(ema)
         self._parts: dict[str, list[torch.Tensor]] = {}
 
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
@@ -63,6 +67,18 @@ class NuFMTrainer(Trainer):
             for name, value in (outputs.get("losses") or {}).items():
                 self._parts.setdefault(name, []).append(value.detach())
         return (loss, outputs) if return_outputs else loss
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        with nullcontext() if self.ema is None else self.ema.averaged(self.model):
+            return super().evaluate(*args, **kwargs)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
+        if self.ema is None:
+            return super()._save(output_dir, state_dict)
+        with self.ema.averaged(self.model):
+            super()._save(output_dir, state_dict)
+        if self.args.should_save and self.is_in_train:
+            self.ema.save_weights(self.model, output_dir or self.args.output_dir)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         if "loss" in logs:
@@ -140,6 +156,7 @@ def train(
     augmentation = recipe.make_augmentation()
     trainer = NuFMTrainer(
         recipe=recipe,
+        ema=ExponentialMovingAverage(recipe.ema_decay, resume) if recipe.ema_decay else None,
         model=model,
         args=TrainingArguments(
             output_dir=str(output_dir),
@@ -224,6 +241,12 @@ def _accumulation(recipe: Recipe, world: int) -> int:
     return recipe.batch_size // per_pass
 
 
+def _last_checkpoint(output_dir: Path) -> str | None:
+    """The newest checkpoint that was written to its end: the Trainer's state comes last."""
+    complete = [folder for folder in output_dir.glob("checkpoint-*") if (folder / TRAINER_STATE_NAME).is_file()]
+    return str(max(complete, key=lambda folder: int(folder.name.split("-")[1]))) if complete else None
+
+
 def _claim(output_dir: Path, settings: dict[str, Any]) -> str | None:
     """Make the run's folder, or find the checkpoint to resume from."""
     marker = output_dir / "run.json"
@@ -233,7 +256,7 @@ def _claim(output_dir: Path, settings: dict[str, Any]) -> str | None:
     if marker.is_file():
         if json.loads(marker.read_text(encoding="utf-8")) != settings:
             raise FileExistsError(f"{output_dir} holds a run with other settings ({marker.name}): choose another output folder, or remove it first")
-        return get_last_checkpoint(str(output_dir))
+        return _last_checkpoint(output_dir)
     if output_dir.exists() and any(output_dir.iterdir()):
         raise FileExistsError(f"{output_dir} exists and holds other files: choose another output folder")
     output_dir.mkdir(parents=True, exist_ok=True)
