@@ -200,8 +200,54 @@ def test_figure_says_what_it_shows():
     tracks = next(t for t in words.split("\n") if t.split()[:1] == ["-1"])
     assert tracks.split()[1] == "234"
     # Both vertices are marked in the three views of the first branch.
-    marks = [line.get_xydata()[0].tolist() for part in figure.subfigs[:1] for ax in part.axes for line in ax.lines if ax.axison]
-    assert sorted(marks) == sorted([[580, 3], [580, -4], [3, -4], [610, 3], [610, -4], [3, -4]])
+    assert marks(figure) == sorted([[580, 3], [580, -4], [3, -4], [610, 3], [610, -4], [3, -4]])
+
+
+def marks(figure) -> list[list[float]]:
+    return sorted(point for part in figure.subfigs[:1] for ax in part.axes for line in ax.lines if ax.axison for point in line.get_xydata().tolist())
+
+
+def test_starts_and_interaction_vertices_are_marked():
+    """Of an image the points that most parentless particles of an interaction share; what enters through a face has no vertex."""
+    event = cubes_event()
+    event.truth |= {"particle_momentum": np.array([0.3, 0.0, 0.4]), "particle_position": np.array([-100.0, 0, 50])}
+    figure = plot_event(event, CUBES)
+    assert "truth: particle muon, momentum 500 MeV/c, start (-100, 0, 50) mm" in texts(figure)
+    assert marks(figure) == [[-100, 0], [50, -100], [50, 0]]
+
+    image = cubes_event()
+    image.truth = {}
+    points = [[10, 20, 30], [40, 50, 60], [10, 20, 30], [10, 20, 30], [0, 1151.999, 0], [70, 80, 90]]
+    image.particles = {
+        "id": np.arange(6),
+        "parent": np.array([-1, -1, -1, 1, -1, -1]),
+        "interaction": np.array([0, 0, 0, 0, 1, 2]),
+        "vertex": np.array(points, np.float32),
+    }
+    figure = plot_event(image, CUBES)
+    assert "truth: 3 interactions, 6 particles" in texts(figure)
+    assert marks(figure) == [[10, 20], [30, 10], [30, 20], [70, 80], [90, 70], [90, 80]]
+
+
+def test_zoom_shows_one_cube():
+    """Steps 40 to 60 have their x, 300 + step, within 30 mm of voxel 350's centre; y and z are inside too."""
+    event, zoom = cubes_event(), (-1152 + 350.5 * 3, -1152 + 350.5 * 3, -1152 + 375.5 * 3, 61.0)
+    event.truth["particle_position"] = np.array([-1152.0, 0, 0])
+    figure = plot_event(event, CUBES, "motif", zoom=zoom)
+    words = texts(figure)
+    assert "lar: 21 of 100 voxels, energy 42 MeV" in words
+    assert "shower (21)" in words
+    assert "true start" not in words
+    assert marks(figure) == []
+    for ax in [ax for ax in figure.subfigs[0].axes if ax.axison][:3]:
+        assert np.diff(ax.get_xlim()) == pytest.approx(61)
+    page = event_html(event, CUBES, zoom=zoom)
+    assert "lar voxel (350, 350, 375)" in page
+    assert "lar voxel (300, 400, 350)" not in page
+    assert "lar: 0 of 100 voxels" in texts(plot_event(event, CUBES, zoom=(1000, 1000, 1000, 10)))
+    for bad in ((1, 2, 3), (1, 2, 3, 0), (1, 2, np.nan, 4)):
+        with pytest.raises(ValueError, match="zoom is x, y, z"):
+            plot_event(event, CUBES, zoom=bad)
 
 
 def test_empty_absent_and_unknown_parts_say_so():
@@ -314,3 +360,34 @@ def test_command(app, tmp_path):
         assert message in result.output
     assert not (tmp_path / "x.png").exists()
     assert run(str(file), "--out", str(tmp_path / "out.png"), "--overwrite").exit_code == 0
+
+
+def test_command_takes_samples_models_and_zoom(app, tmp_path):
+    import torch
+
+    from nufm_hub import AutoModelForParticleID, AutoModelForVertexRegression, NuFMConfig, NuFMProcessor, read_events, sample_path
+
+    spec = load_detector("superfgd")
+    event, other = (e for e, _ in zip(read_events(sample_path("superfgd")), range(2)))
+    for e in (event, other):
+        e.truth["vertex"] = e.truth["particle_position"]
+    torch.manual_seed(0)
+    small = {"hidden_size": 24, "num_attention_heads": 2, "window_depths": [1], "fusion_depth": 1, "decoder_hidden_size": 16}
+    config = NuFMConfig(detector=spec.to_dict(), **small, decoder_num_attention_heads=2, decoder_depth=1, num_labels=4)
+    folders = []
+    for name, auto in (("particle", AutoModelForParticleID), ("vertex", AutoModelForVertexRegression)):
+        folders.append(tmp_path / name)
+        auto.from_config(config).save_pretrained(folders[-1])
+        NuFMProcessor.fit([event, other], spec).save_pretrained(folders[-1])
+    out = tmp_path / "x.html"
+
+    def run(*arguments: str):
+        return CliRunner().invoke(app, ["show", "superfgd", "--out", str(out), *arguments], env={"COLUMNS": "300", "TERM": "dumb", "NO_COLOR": "1"})
+
+    result = run("--model", str(folders[0]), "--model", str(folders[1]), "--zoom", "418", "230", "787", "300")
+    assert result.exit_code == 0, result.output
+    page = out.read_text(encoding="utf-8")
+    assert re.search(r"prediction: particle (proton|pion|muon|electron) \(0\.\d\d\), vertex", page)
+    assert "predicted vertex" in page
+    refused = run("--model", str(tmp_path), "--overwrite")
+    assert refused.exit_code == 2, refused.output

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from nufm_hub.events import Event, Voxels
 from nufm_hub.files import new_file
 
 from .colouring import NO_CLASS, Colouring, colour_voxels
-from .projection import layer_edges
+from .projection import checked_zoom, layer_edges, within, zoomed
 from .text import checked_prediction, energy_text, prediction_line, track_lines, truth_line, vertices
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ MAX_VOXELS = 20_000
 _DYNAMIC_RANGE = 1e-4
 # Drawn along x, y, z of the page's scene: the beam lies flat and y points up; the order is cyclic, so that handedness stays.
 _SCENE = (2, 0, 1)
-_MARKERS = {"true vertex": ("circle-open", "#E3001B"), "predicted vertex": ("square-open", "#D100D1")}
+_MARKERS = {"true vertex": ("circle-open", "#E3001B"), "true start": ("circle-open", "#E3001B"), "predicted vertex": ("square-open", "#D100D1")}
 
 
 def event_html(
@@ -36,6 +36,7 @@ def event_html(
     prediction: Mapping[str, Any] | None = None,
     path: str | Path | None = None,
     overwrite: bool = False,
+    zoom: Sequence[float] | None = None,
 ) -> str:
     """One page with the event in 3-D, true to scale in mm, that opens without a network.
 
@@ -43,7 +44,7 @@ def event_html(
     Of each branch the 20,000 voxels of highest energy are drawn, and the legend says so when there are more.
 
     Args:
-        event, spec, colour_by, prediction, overwrite: as for `plot_event`.
+        event, spec, colour_by, prediction, overwrite, zoom: as for `plot_event`.
         path: also write the page to this .html file.
 
     Returns:
@@ -60,6 +61,7 @@ def event_html(
         raise ValueError(f"{path}: an interactive display is written as .html")
     event.validate(spec)
     prediction = checked_prediction(prediction, spec)
+    cube = checked_zoom(zoom)
     figure = go.Figure()
     notes = [str(event), truth_line(event, spec), prediction_line(event, prediction)]
     for index, branch in enumerate(spec.voxel_branches):
@@ -68,12 +70,14 @@ def event_html(
         if voxels is None or not len(voxels):
             notes.append(f"{branch.name}: {'sub-detector absent' if voxels is None else 'no hits'}")
             continue
-        colouring = colour_voxels(event, branch, spec, colour_by, prediction)
+        first = branch is spec.voxel_branches[0]
+        voxels, colouring = zoomed(branch, voxels, colour_voxels(event, branch, spec, colour_by, prediction), cube if first else None)
         for trace in _voxel_traces(branch, voxels, colouring, index):
             figure.add_trace(trace)
-    for name, position in vertices(event, prediction).items():
+    for name, positions in vertices(event, spec.voxel_branches[0], prediction).items():
         symbol, colour = _MARKERS[name]
-        x, y, z = ([float(position[a])] for a in _SCENE)
+        shown = positions if cube is None else positions[within(positions, cube)]
+        x, y, z = (shown[:, a].tolist() for a in _SCENE)
         marker = {"symbol": symbol, "size": 10, "color": colour, "line": {"color": colour, "width": 3}}
         figure.add_trace(go.Scatter3d(x=x, y=y, z=z, mode="markers", marker=marker, name=name, hovertemplate=f"{name}<br>{_hover_position()}"))
     for branch in spec.image_branches:

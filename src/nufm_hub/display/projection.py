@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -74,7 +75,7 @@ def project(branch: VoxelBranch, voxels: Voxels, colouring: Colouring, axes: tup
     return Projection(edges[0], edges[1], np.ma.masked_invalid(image.reshape(size)))
 
 
-def view_limits(branch: VoxelBranch, coordinates: np.ndarray, points: list[np.ndarray]) -> np.ndarray:
+def view_limits(branch: VoxelBranch, coordinates: np.ndarray, points: Sequence[np.ndarray]) -> np.ndarray:
     """Low and high limits in mm (2, 3) of a view of voxels (N, 3), N > 0, and of the points (3,) in mm that lie inside the branch.
 
     Axes of comparable length are zoomed together, so that their panels are to scale. Voxels that span more than 60 % of an axis show all of it.
@@ -92,6 +93,29 @@ def view_limits(branch: VoxelBranch, coordinates: np.ndarray, points: list[np.nd
             start = np.clip((low + high)[axes] / 2 - span / 2, limits[0, axes], np.maximum(limits[1, axes] - span, limits[0, axes]))
             limits[:, axes] = start, start + span
     return limits
+
+
+def checked_zoom(zoom: Sequence[float] | None) -> np.ndarray | None:
+    """Low and high limits in mm (2, 3) of the cube (x, y, z, width). Raises ValueError for one that is none."""
+    if zoom is None:
+        return None
+    cube = np.asarray(zoom, dtype=np.float64)
+    if cube.shape != (4,) or not np.isfinite(cube).all() or cube[3] <= 0:
+        raise ValueError(f"zoom is x, y, z and a positive width in mm, got {zoom}")
+    return cube[:3] + np.outer([-0.5, 0.5], cube[[3, 3, 3]])
+
+
+def within(points: np.ndarray, limits: np.ndarray) -> np.ndarray:
+    """Which points (N, 3) lie between the limits (2, 3), bool (N,)."""
+    return ((points >= limits[0]) & (points <= limits[1])).all(axis=-1)
+
+
+def zoomed(branch: VoxelBranch, voxels: Voxels, colouring: Colouring, limits: np.ndarray | None) -> tuple[Voxels, Colouring]:
+    """The voxels with their centre between the limits, and their colours."""
+    if limits is None:
+        return voxels, colouring
+    shown = within(branch.to_mm(voxels.coordinates), limits)
+    return voxels.select(shown), replace(colouring, values=colouring.values[shown])
 
 
 def is_long(span: np.ndarray) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from nufm_hub.events import Event
 from nufm_hub.files import new_file
 
 from .colouring import Colouring, colour_voxels
-from .projection import is_long, layer_edges, merge_factor, project, view_limits
+from .projection import checked_zoom, is_long, layer_edges, merge_factor, project, view_limits, within, zoomed
 from .text import checked_prediction, energy_text, prediction_line, track_lines, truth_line, vertices
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 FORMATS = ("png", "pdf", "svg")
 _VIEWS = {"top view": (2, 0), "side view": (2, 1), "front view": (0, 1)}
 # Open symbols, because what happens at the vertex is what one wants to see.
-_MARKERS = {"true vertex": ("o", "#E3001B"), "predicted vertex": ("s", "#D100D1")}
+_MARKERS = {"true vertex": ("o", "#E3001B"), "true start": ("o", "#E3001B"), "predicted vertex": ("s", "#D100D1")}
 _WIDTHS = {"voxels": 2.8, "image": 1.0, "tracks": 1.2}
 # Of the largest energy: what is below is drawn in the colour of the lower end.
 _DYNAMIC_RANGE = 1e-4
@@ -37,6 +37,7 @@ def plot_event(
     prediction: Mapping[str, Any] | None = None,
     path: str | Path | None = None,
     overwrite: bool = False,
+    zoom: Sequence[float] | None = None,
 ) -> Figure:
     """Draw all sub-detectors of an event: projections of the voxels in mm, towers, and a list of the tracks.
 
@@ -49,6 +50,7 @@ def plot_event(
             label, `"vertex"` (3,) in mm, and `"voxels"`: per-voxel probabilities as `post_process_voxels` gives them for the event.
         path: also write a .png, .pdf or .svg file.
         overwrite: replace an existing file.
+        zoom: (x, y, z, width) in mm: of the first branch, show only this cube.
 
     Raises:
         ValueError: the event is not of this detector, does not carry what it is to be coloured by, or the file name has another ending.
@@ -66,20 +68,21 @@ def plot_event(
     main, *others = spec.voxel_branches
     extras = [*spec.image_branches, *spec.track_branches]
     rows = max(len(others), 1) if others or extras else 0
-    limits = _limits(event, main, prediction)
+    cube = checked_zoom(zoom)
+    limits = _limits(event, main, prediction, cube)
     long = is_long(limits[1] - limits[0])
     main_height = 6.2 if long else 5.0
-    figure = Figure(figsize=(14, main_height + 3.1 * rows), dpi=120, layout="constrained")
+    figure = Figure(figsize=(14, main_height + 3.1 * rows), dpi=150, layout="constrained")
     parts = figure.subfigures(1 + rows, 1, height_ratios=[main_height, *[3.1] * rows], squeeze=False)[:, 0]
     title = "\n".join(line for line in (str(event), truth_line(event, spec), prediction_line(event, prediction)) if line)
     figure.suptitle(title, fontsize=11)
-    _draw_voxel_branch(parts[0], event, main, spec, colour_by, prediction, long)
+    _draw_voxel_branch(parts[0], event, main, spec, colour_by, prediction, long, cube)
     for row, part in enumerate(parts[1:]):
         here = [*others[row : row + 1], *(extras if row == 0 else [])]
         columns = part.subfigures(1, len(here), width_ratios=[_WIDTHS[b.kind] for b in here], squeeze=False)[0]
         for column, branch in zip(columns, here):
             if isinstance(branch, VoxelBranch):
-                _draw_voxel_branch(column, event, branch, spec, colour_by, prediction, False)
+                _draw_voxel_branch(column, event, branch, spec, colour_by, prediction, False, None)
             elif isinstance(branch, ImageBranch):
                 _draw_image(column, event, branch)
             else:
@@ -90,23 +93,37 @@ def plot_event(
     return figure
 
 
-def _limits(event: Event, branch: VoxelBranch, prediction: Mapping[str, Any]) -> np.ndarray:
+def _limits(event: Event, branch: VoxelBranch, prediction: Mapping[str, Any], cube: np.ndarray | None) -> np.ndarray:
     voxels = event.voxels.get(branch.name, ())
-    return view_limits(branch, voxels.coordinates, list(vertices(event, prediction).values())) if len(voxels) else branch.bounds
+    if cube is not None or not len(voxels):
+        return branch.bounds if cube is None else cube
+    return view_limits(branch, voxels.coordinates, [p for points in vertices(event, branch, prediction).values() for p in points])
 
 
 def _draw_voxel_branch(
-    part: SubFigure, event: Event, branch: VoxelBranch, spec: DetectorSpec, colour_by: str, prediction: Mapping[str, Any], long: bool
+    part: SubFigure,
+    event: Event,
+    branch: VoxelBranch,
+    spec: DetectorSpec,
+    colour_by: str,
+    prediction: Mapping[str, Any],
+    long: bool,
+    cube: np.ndarray | None,
 ) -> None:
     voxels = event.voxels.get(branch.name)
     if voxels is None or not len(voxels):
         part.suptitle(f"{branch.name}: {'sub-detector absent' if voxels is None else 'no hits'}", fontsize=10)
         return
-    part.suptitle(f"{branch.name}: {len(voxels):,} voxels, energy {energy_text(float(voxels.energy.sum()))}", fontsize=10)
-    colouring = colour_voxels(event, branch, spec, colour_by, prediction)
+    every = len(voxels)
+    voxels, colouring = zoomed(branch, voxels, colour_voxels(event, branch, spec, colour_by, prediction), cube)
+    number = f"{len(voxels):,}" if cube is None else f"{len(voxels):,} of {every:,}"
+    part.suptitle(f"{branch.name}: {number} voxels, energy {energy_text(float(voxels.energy.sum()))}", fontsize=10)
+    if not len(voxels):
+        return
     first = branch is spec.voxel_branches[0]
-    marks = vertices(event, prediction) if first else {}
-    limits = _limits(event, branch, prediction)
+    marks = vertices(event, branch, prediction) if first else {}
+    limits = _limits(event, branch, prediction, cube)
+    marks = {name: points[within(points, limits)] for name, points in marks.items()}
     if long:
         grid = part.add_gridspec(2, 2, width_ratios=[3.2, 1])
         axes = [part.add_subplot(grid[0, 0]), part.add_subplot(grid[1, 0]), part.add_subplot(grid[0, 1])]
@@ -119,7 +136,7 @@ def _draw_voxel_branch(
         grid = part.add_gridspec(1, 3 + with_key, width_ratios=[ratio, ratio, 1, *[0.45] * with_key])
         axes = [part.add_subplot(grid[0, i]) for i in range(3)]
         key = part.add_subplot(grid[0, 3]) if with_key else None
-        cells = [(220, 220) if first else (100, 100)] * 3
+        cells = [(400, 400) if first else (100, 100)] * 3
     merges = [tuple(merge_factor(branch, a, limits, n) for a, n in zip(view, most)) for view, most in zip(_VIEWS.values(), cells)]
     pictures = [project(branch, voxels, colouring, view, merge) for view, merge in zip(_VIEWS.values(), merges)]
     norm, colour_map = _scale(colouring, pictures)
@@ -128,7 +145,7 @@ def _draw_voxel_branch(
         _draw_outline(ax, branch, view, limits)
         mesh = ax.pcolormesh(picture.horizontal, picture.vertical, picture.image.T, norm=norm, cmap=colour_map, rasterized=True)
         for mark, position in marks.items():
-            ax.plot(*position[list(view)], zorder=5, **_marker(mark))
+            ax.plot(*position[:, list(view)].T, zorder=5, **_marker(mark))
         _label_view(ax, name, view, limits, merge, beam)
     if key is not None:
         _draw_key(part, key, colouring, mesh, marks)
@@ -197,8 +214,8 @@ def _draw_key(part: SubFigure, ax: Axes, colouring: Colouring, mesh: Any, marks:
         shown = np.unique(colouring.values)
         handles += [Patch(color=colouring.colours[i], label=f"{colouring.classes[i]} ({(colouring.values == i).sum():,})") for i in shown]
     else:
-        _add_colour_bar(part, mesh, colouring, ax=ax, location="left", fraction=0.3, aspect=18)
-    handles += [Line2D([], [], label=name, **_marker(name)) for name in marks]
+        _add_colour_bar(part, mesh, colouring, ax=ax, location="left", fraction=0.3, aspect=16, shrink=0.75)
+    handles += [Line2D([], [], label=name, **_marker(name)) for name, points in marks.items() if len(points)]
     if handles:
         title = f"{colouring.title}, of highest energy\nalong the view (number of voxels)" if colouring.classes else None
         ax.legend(handles=handles, title=title, loc="center left", fontsize=8, title_fontsize=8, frameon=False, alignment="left")

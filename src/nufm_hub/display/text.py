@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from nufm_hub.detectors import DetectorSpec, TrackBranch
+from nufm_hub.detectors import DetectorSpec, TrackBranch, VoxelBranch
 from nufm_hub.events import Event
 
 _NEUTRINOS = {12: "νe", 14: "νμ", 16: "ντ", -12: "anti-νe", -14: "anti-νμ", -16: "anti-ντ"}
 _MAX_TRACKS = 10
+_ENTRANCE = 0.1  # mm from a face: where particles from outside begin
 
 
 def checked_prediction(prediction: Mapping[str, Any] | None, spec: DetectorSpec) -> Mapping[str, Any]:
@@ -25,10 +26,26 @@ def checked_prediction(prediction: Mapping[str, Any] | None, spec: DetectorSpec)
     return prediction
 
 
-def vertices(event: Event, prediction: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Name and position in mm of the vertices to mark."""
-    held = {"true vertex": event.truth.get("vertex"), "predicted vertex": prediction.get("vertex")}
-    return {name: np.asarray(v, dtype=np.float64) for name, v in held.items() if v is not None}
+def vertices(event: Event, branch: VoxelBranch, prediction: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Positions in mm (M, 3) to mark, by name: `true vertex`, `true start` of a single particle, `predicted vertex`."""
+    held = {"true start": event.truth.get("particle_position"), "predicted vertex": prediction.get("vertex")}
+    marks = {name: np.asarray(v, dtype=np.float64)[None] for name, v in held.items() if v is not None}
+    true = np.asarray(event.truth["vertex"], dtype=np.float64)[None] if "vertex" in event.truth else _interaction_vertices(event, branch)
+    return {"true vertex": true, **marks} if len(true) else marks
+
+
+def _interaction_vertices(event: Event, branch: VoxelBranch) -> np.ndarray:
+    """Of each interaction in the branch the point that most of its particles without a parent share, (M, 3); what enters through a face has none."""
+    p = event.particles
+    if not {"vertex", "parent", "interaction"} <= p.keys() or "particle_position" in event.truth:
+        return np.zeros((0, 3))
+    low, high = branch.bounds
+    first = (p["parent"] < 0) & ((p["vertex"] > low + _ENTRANCE) & (p["vertex"] < high - _ENTRANCE)).all(axis=1)
+    found = []
+    for interaction in np.unique(p["interaction"][first]):
+        points, count = np.unique(p["vertex"][first & (p["interaction"] == interaction)], axis=0, return_counts=True)
+        found.append(points[count.argmax()])
+    return np.array(found, dtype=np.float64).reshape(-1, 3)
 
 
 def truth_line(event: Event, spec: DetectorSpec) -> str:
@@ -41,11 +58,20 @@ def truth_line(event: Event, spec: DetectorSpec) -> str:
     elif "neutrino_momentum" in t:
         parts.append(f"neutrino{_of_momentum(t, 'neutrino_momentum')}")
     if "particle_pdg" in t:
-        parts.append(f"PDG {t['particle_pdg']}{_of_momentum(t, 'particle_momentum')}")
+        parts.append(f"PDG {t['particle_pdg']}")
+    if "particle_momentum" in t:
+        parts.append(f"momentum {energy_text(1e3 * float(np.linalg.norm(t['particle_momentum'])))}/c")
     if np.linalg.norm(t.get("lepton_momentum", 0)) > 0:
         parts.append(f"lepton{_of_momentum(t, 'lepton_momentum')}")
     if "vertex" in t:
         parts.append(f"vertex {_millimetres(t['vertex'])}")
+    if "particle_position" in t:
+        parts.append(f"start {_millimetres(t['particle_position'])}")
+    elif event.particles and not t:
+        number = {"particles": len(next(iter(event.particles.values())))}
+        if "interaction" in event.particles:
+            number = {"interactions": len(np.unique(event.particles["interaction"])), **number}
+        parts += [f"{n} {name}" for name, n in number.items()]
     return "truth: " + (", ".join(parts) or "unknown")
 
 
