@@ -71,6 +71,7 @@ def transfer_encoder(
         raise ValueError(f"min_loaded={min_loaded} must be a share in [0, 1]")
     spec = load_detector(detector)
     name, source_config, weights = _read_source(source)
+    name = Path(name).name if Path(name).is_dir() else name  # reports get published; folders of a machine do not belong there
     config = _target_config(source_config, head_class, spec, config_overrides)
     with torch.device("meta"):
         target = head_class(config).state_dict()
