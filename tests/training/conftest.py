@@ -35,7 +35,7 @@ def toy_event(rng: np.random.Generator, index: int) -> Event:
     hits = np.unique(np.clip(start + rng.integers(0, (2, 2, 4), (12, 3)), 0, (7, 7, 15)), axis=0)
     return Event(
         "toy",
-        {"cubes": Voxels(hits, rng.lognormal(0, 1, len(hits)), {"ghost": (hits[:, 0] % 2).astype(np.float32)})},
+        {"cubes": Voxels(hits, rng.lognormal(0, 1, len(hits)), {"ghost": (hits[:, 0] // 2 % 2).astype(np.float32)})},
         {"towers": rng.lognormal(0, 1, (2, 2)).astype(np.float32)},
         {"muon": rng.normal(size=(index % 3, 4)).astype(np.float32)},
         {"flavour": flavour, "vertex": start + np.array([-3.5, -3.5, 0.5])},

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from transformers import TrainerCallback
 from typer.testing import CliRunner
 
-from nufm_hub import FlavourPipeline, NuFMModel, VertexPipeline, read_events, sample_path
+from nufm_hub import FlavourPipeline, NuFMForVoxelClassification, NuFMModel, NuFMProcessor, VertexPipeline, read_events, sample_path
 from nufm_hub.cli import app
 from nufm_hub.training import run, train
 
@@ -33,6 +33,20 @@ def test_fine_tuning_learns_on_unseen_events(toy_files, recipe, pretrained, tmp_
     true = np.stack([e.truth["vertex"] for e in events])
     error = np.linalg.norm(np.stack(VertexPipeline.from_pretrained(str(vertex), batch_size=7)(events)) - true, axis=1).mean()
     assert error < 0.6 * np.linalg.norm(true - true.mean(0), axis=1).mean()
+
+
+def test_voxel_labels_are_learnt_from_a_relational_start(toy_files, recipe, pretrained, tmp_path):
+    """Voxels of the toy are ghosts in every second pair of layers along x; an answer by the share of ghosts alone would score 0.69."""
+    settings = recipe | {"epochs": 25, "augmentation": None}
+    out = train("voxels", settings, toy_files["train"], tmp_path / "voxels", str(pretrained), toy_files["validation"], use_cpu=True)
+    curves = json.loads((out / "training.json").read_text())["curves"]
+    assert min(entry["eval_loss"] for entry in curves if "eval_loss" in entry) < 0.4
+    assert "loss_ghost" in curves[0]
+    events = list(read_events(toy_files["validation"]))[:5]
+    processor, model = NuFMProcessor.from_pretrained(out), NuFMForVoxelClassification.from_pretrained(out)
+    per_event = processor.post_process_voxels(model(**processor(events)).logits, events)
+    right = [((p["cubes"][:, 0] > 0) == (e.voxels["cubes"].labels["ghost"][:, 0] > 0.5)).mean() for p, e in zip(per_event, events)]
+    assert np.mean(right) > 0.8
 
 
 def test_the_record_says_what_was_done(toy_files, recipe, pretrained):

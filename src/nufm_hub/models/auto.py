@@ -18,6 +18,7 @@ from .nufm.configuration_nufm import NuFMConfig, explicit_revision
 from .nufm.modeling_nufm import NuFMForFlavourClassification, NuFMForParticleID, NuFMForVertexRegression, NuFMModel
 from .nufm.pretraining_nufm import NuFMForPreTraining
 from .nufm.processing_nufm import NuFMProcessor
+from .nufm.voxels_nufm import NuFMForVoxelClassification
 
 
 class _AutoTaskModel(_BaseAutoModelClass):
@@ -49,6 +50,12 @@ class AutoModelForParticleID(_AutoTaskModel):
     _model_mapping = _LazyAutoMapping(CONFIG_MAPPING_NAMES, OrderedDict())
 
 
+class AutoModelForVoxelClassification(_AutoTaskModel):
+    """Labels of single voxels."""
+
+    _model_mapping = _LazyAutoMapping(CONFIG_MAPPING_NAMES, OrderedDict())
+
+
 AutoConfig.register(NuFMConfig.model_type, NuFMConfig, exist_ok=True)
 AutoModel.register(NuFMConfig, NuFMModel, exist_ok=True)
 AutoModelForPreTraining.register(NuFMConfig, NuFMForPreTraining, exist_ok=True)
@@ -56,3 +63,4 @@ AutoFeatureExtractor.register(NuFMConfig, NuFMProcessor, exist_ok=True)
 AutoModelForFlavourClassification.register(NuFMConfig, NuFMForFlavourClassification, exist_ok=True)
 AutoModelForVertexRegression.register(NuFMConfig, NuFMForVertexRegression, exist_ok=True)
 AutoModelForParticleID.register(NuFMConfig, NuFMForParticleID, exist_ok=True)
+AutoModelForVoxelClassification.register(NuFMConfig, NuFMForVoxelClassification, exist_ok=True)

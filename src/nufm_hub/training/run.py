@@ -17,7 +17,14 @@ from transformers.trainer import TRAINER_STATE_NAME
 from nufm_hub.events import EventDataset
 from nufm_hub.files import new_file, new_folder
 from nufm_hub.metrics import flavour_metrics, vertex_metrics
-from nufm_hub.models import NuFMConfig, NuFMForFlavourClassification, NuFMForPreTraining, NuFMForVertexRegression, NuFMProcessor
+from nufm_hub.models import (
+    NuFMConfig,
+    NuFMForFlavourClassification,
+    NuFMForPreTraining,
+    NuFMForVertexRegression,
+    NuFMForVoxelClassification,
+    NuFMProcessor,
+)
 from nufm_hub.provenance import git_revision, machine, package_versions
 
 from .data import AugmentedEvents, NuFMCollator, SetEpoch
@@ -41,6 +48,7 @@ TASKS = {
     "pretraining": Task(NuFMForPreTraining, "voxels"),
     "flavour": Task(NuFMForFlavourClassification, "flavour", lambda processor: flavour_metrics),
     "vertex": Task(NuFMForVertexRegression, "vertex", vertex_metrics),
+    "voxels": Task(NuFMForVoxelClassification, "voxels"),
 }
 
 

@@ -12,6 +12,7 @@ from .modeling_nufm import (
 )
 from .pretraining_nufm import NuFMForPreTraining, NuFMForPreTrainingOutput
 from .processing_nufm import NuFMProcessor
+from .voxels_nufm import NuFMForVoxelClassification, NuFMVoxelOutput
 
 __all__ = [
     "NuFMConfig",
@@ -20,9 +21,11 @@ __all__ = [
     "NuFMForPreTraining",
     "NuFMForPreTrainingOutput",
     "NuFMForVertexRegression",
+    "NuFMForVoxelClassification",
     "NuFMHeadOutput",
     "NuFMModel",
     "NuFMModelOutput",
     "NuFMPreTrainedModel",
     "NuFMProcessor",
+    "NuFMVoxelOutput",
 ]
