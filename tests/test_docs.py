@@ -1,0 +1,50 @@
+"""The Python blocks of the documentation run, in order, in a folder that holds the files they name."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = [(page, None) for page in sorted((ROOT / "docs").glob("*.md"))] + [(ROOT / "README.md", 1)]  # later blocks of the README train
+
+
+def blocks(page: Path) -> list[tuple[int, str]]:
+    """Line of the first statement, and code, of every Python block."""
+    text = page.read_text(encoding="utf-8")
+    return [(text.count("\n", 0, m.start(1)) + 1, m[1]) for m in re.finditer(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A working folder with a small file of every foreign format."""
+    spec = importlib.util.spec_from_file_location("formats", ROOT / "tests" / "events" / "formats.py")
+    formats = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(formats)
+    data = tmp_path / "data"
+    formats.write_fasercal(data / "fasercal-npz" / "0.npz")
+    formats.write_scintillator(data / "cubes" / "muon" / "0.pt")
+    formats.write_pilarnet_m(data / "pilarnet-m.h5", [formats.pilarnet_event()], "v2")
+    particle = (13, 1, 0.0, 0.0, 250.0)
+    formats.write_larcv(data / "pilarnet-larcv.h5", [{"coordinates": [[1, 2, 3]], "values": [1.0], "groups": [0], "particles": [particle]}])
+    formats.write_edepsim(data / "edep.h5", [(0, 1, 13, 1.0, (0, 0, 0), (9, 0, 0))])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize(("page", "count"), PAGES, ids=[page.name for page, _ in PAGES])
+def test_python_blocks_run(page, count):
+    names = {"__name__": "__main__"}
+    code = blocks(page)[:count]
+    assert code, f"{page.name} has no Python block"
+    for line, block in code:
+        # Blank lines in front, so that a traceback points into the page.
+        exec(compile("\n" * (line - 1) + block, str(page), "exec"), names)
+
+
+def test_links_between_pages_lead_somewhere():
+    for page, _ in PAGES:
+        for target in re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8")):
+            assert target.startswith("http") or (page.parent / target).exists(), f"{page.name}: {target}"
