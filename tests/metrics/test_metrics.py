@@ -261,3 +261,35 @@ def test_vertex_metrics_are_in_mm():
     assert all(type(v) is float for v in result.values())
     with pytest.raises(ValueError, match="no vertex statistics"):
         metrics.vertex_metrics(SimpleNamespace(statistics={}))
+
+
+def test_reconstruction_metrics_of_a_trainer():
+    """Against residuals written out; what is unknown, neutral-current for the lepton, or without missing momentum is left out."""
+    rng = np.random.default_rng(4)
+    visible, jet = (rng.normal((0, 0, 400), (5, 5, 50), (200, 3)) for _ in range(2))
+    visible[:50, :2] = 0.1
+    is_cc, charm = rng.random(200) < 0.7, rng.integers(0, 2, 200)
+    jet[:10], charm[10:20] = np.nan, -100
+    predicted = {"visible": visible * 1.1, "jet": rng.normal((0, 0, 300), size=(200, 3))}
+    predicted["lepton"] = predicted["visible"] - predicted["jet"]
+    logits, vertex = rng.normal(size=(200, 2)), rng.normal(size=(200, 3))
+    missing = np.hypot(*predicted["visible"][:, :2].T)
+    statistics = {"vertex": {"mean": [1.0, 2.0, 3.0], "std": [10.0, 10.0, 100.0]}}
+    processor = SimpleNamespace(spec=SimpleNamespace(event_labels={"charm": ("none", "some")}), statistics=statistics)
+    labels = {"charm": charm, "visible_momentum": visible, "jet_momentum": jet, "is_cc": is_cc, "vertex": np.full((200, 3), np.nan)}
+    labels["vertex"][5] = vertex[5] + [0, 0, 0.5]
+    predictions = (logits, *predicted.values(), missing, vertex)
+    result = metrics.reconstruction_metrics(processor)(EvalPrediction(predictions, labels))
+    assert result["visible_energy_bias"] == pytest.approx(np.median(np.linalg.norm(visible * 1.1, axis=1) / np.linalg.norm(visible, axis=1) - 1))
+    cc = is_cc & (np.arange(200) >= 10)
+    residual = np.linalg.norm(predicted["lepton"][cc], axis=1) / np.linalg.norm((visible - jet)[cc], axis=1) - 1
+    assert result["lepton_energy_bias"] == pytest.approx(np.median(residual))
+    assert result["lepton_energy_sigma68"] == pytest.approx(np.diff(np.quantile(residual, [0.16, 0.84]))[0] / 2)
+    assert result["jet_energy_bias"] == pytest.approx(np.median(np.linalg.norm(predicted["jet"][10:], axis=1) / np.linalg.norm(jet[10:], axis=1) - 1))
+    assert (result["missing_pt_bias"], result["missing_pt_sigma68"]) == (pytest.approx(0.1), pytest.approx(0, abs=1e-12))
+    known = charm >= 0
+    assert result["charm_macro_auroc"] == pytest.approx(sklearn_metrics.roc_auc_score(charm[known], (logits[:, 1] - logits[:, 0])[known]))
+    assert result["vertex_error_mean"] == pytest.approx(50.0)
+    momenta = metrics.momentum_metrics(processor)(EvalPrediction((*predicted.values(), missing), labels))
+    assert momenta.items() <= result.items()
+    assert "flavour_accuracy" not in result

@@ -1,6 +1,7 @@
 """The processor: statistics that are fitted, saved and checked; packing; predictions back in physical units."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -222,3 +223,39 @@ def test_any_detector(events):
     assert batch["voxel_features"].shape == (5, 30, 2)
     assert "image_features" not in batch
     assert "track_features" not in batch
+
+
+def with_momenta(events: list[Event]) -> list[Event]:
+    rng = np.random.default_rng(5)
+    for i, event in enumerate(events):
+        visible, jet = rng.normal((0, 0, 300)), rng.normal((0, 0, 100))
+        yield replace(event, truth=event.truth | {"is_cc": i % 4 > 0, "visible_momentum": visible, "jet_momentum": jet, "charm": i % 4})
+
+
+def test_reconstruction_labels_carry_units_and_mark_what_is_unknown(events, processor):
+    given = list(with_momenta(events))
+    del given[2].truth["jet_momentum"], given[3].truth["vertex"], given[4].truth["charm"], given[5].truth["is_cc"]
+    labels = processor(given, labels="reconstruction")["labels"]
+    assert labels["flavour"].tolist() == [e.truth["flavour"] for e in given]
+    assert labels["charm"].tolist() == [-100 if i == 4 else i % 4 for i in range(20)]
+    assert labels["is_cc"].tolist() == [i % 4 > 0 and i != 5 for i in range(20)]
+    assert labels["jet_momentum"][2].isnan().all()
+    assert labels["vertex"][3].isnan().all()
+    np.testing.assert_allclose(labels["visible_momentum"][7], given[7].truth["visible_momentum"], rtol=1e-6)
+    assert torch.equal(labels["vertex"][7:], processor(given[7:], labels="vertex")["labels"])
+
+
+def test_momentum_scales_come_with_the_fit_or_later(events, processor, tmp_path):
+    assert processor.momentum_scales is None
+    given = list(with_momenta(events))
+    fitted, later = NuFMProcessor.fit(given, "fasercal"), processor.with_targets(given)
+    assert fitted.statistics == later.statistics
+    assert set(fitted.momentum_scales) == {"visible", "jet", "lepton"}
+    lepton = np.stack([e.truth["visible_momentum"] - e.truth["jet_momentum"] for e in given if e.truth["is_cc"]])
+    assert fitted.momentum_scales["lepton"]["k"] == pytest.approx(np.median(np.abs(lepton[:, 2])))
+    assert {k: v for k, v in fitted.statistics.items() if k != "momentum"} == processor.statistics
+    fitted.save_pretrained(tmp_path)
+    assert NuFMProcessor.from_pretrained(tmp_path).momentum_scales == fitted.momentum_scales
+    broken = fitted.statistics | {"momentum": {"jet": fitted.momentum_scales["jet"] | {"std": 0}}}
+    with pytest.raises(ValueError, match="std=0 of the jet momentum"):
+        NuFMProcessor("fasercal", broken)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from nufm_hub.models import NuFMConfig, NuFMForFlavourClassification
+from nufm_hub.models import NuFMConfig, NuFMForEventReconstruction, NuFMForFlavourClassification, NuFMForPreTraining
 from nufm_hub.training.optimiser import encoder_depths, parameter_groups
 
 
@@ -51,6 +51,18 @@ def test_rates_fall_with_depth_and_shallow_branches_end_with_the_deepest(model):
     assert settings["embeddings.image.projection.weight"][0] == pytest.approx(1e-3 * 0.5**6)
     flat = settings_by_name(model, parameter_groups(model, 1e-3, 0.05))
     assert {rate for rate, _ in flat.values()} == {1e-3}
+
+
+def test_weights_of_losses_learn_slowly_and_do_not_decay():
+    unit = {"transverse": 1.0, "longitudinal": 1.0, "k": 1.0, "mean": 0.0, "std": 1.0}
+    scales = {"visible": unit, "jet": unit, "lepton": unit}
+    for net, name in (
+        (NuFMForEventReconstruction(NuFMConfig.preset("nano", momentum_scales=scales)), "head.task_weight.vertex"),
+        (NuFMForPreTraining(NuFMConfig.preset("nano")), "decoder.log_sigma"),
+    ):
+        settings = settings_by_name(net, parameter_groups(net, 1e-3, 0.05, 0.7))
+        assert settings[name] == (pytest.approx(1e-4), 0)
+        assert {n for n, (rate, _) in settings.items() if rate == pytest.approx(1e-4)} <= {n for n in settings if name.rsplit(".", 1)[0] in n}
 
 
 def test_frozen_parameters_are_left_out(model):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -12,7 +13,16 @@ from safetensors.torch import load_file
 from transformers import TrainerCallback
 from typer.testing import CliRunner
 
-from nufm_hub import FlavourPipeline, NuFMForVoxelClassification, NuFMModel, NuFMProcessor, VertexPipeline, read_events, sample_path
+from nufm_hub import (
+    FlavourPipeline,
+    NuFMForEventReconstruction,
+    NuFMForVoxelClassification,
+    NuFMModel,
+    NuFMProcessor,
+    VertexPipeline,
+    read_events,
+    sample_path,
+)
 from nufm_hub.cli import app
 from nufm_hub.training import run, train
 
@@ -33,6 +43,43 @@ def test_fine_tuning_learns_on_unseen_events(toy_files, recipe, pretrained, tmp_
     true = np.stack([e.truth["vertex"] for e in events])
     error = np.linalg.norm(np.stack(VertexPipeline.from_pretrained(str(vertex), batch_size=7)(events)) - true, axis=1).mean()
     assert error < 0.6 * np.linalg.norm(true - true.mean(0), axis=1).mean()
+
+
+def test_all_quantities_of_an_event_are_learnt_jointly(toy_files, recipe, pretrained, tmp_path):
+    """From a checkpoint whose processor knows nothing of momenta, as older ones do."""
+    source = tmp_path / "source"
+    shutil.copytree(pretrained, source)
+    saved = json.loads((source / "preprocessor_config.json").read_text())
+    del saved["statistics"]["momentum"]
+    (source / "preprocessor_config.json").write_text(json.dumps(saved))
+    settings = recipe | {"epochs": 30, "augmentation": None}
+    out = train("reconstruction", settings, toy_files["train"], tmp_path / "r", str(source), toy_files["validation"], use_cpu=True)
+    processor, model = NuFMProcessor.from_pretrained(out), NuFMForEventReconstruction.from_pretrained(out)
+    assert processor.momentum_scales == NuFMProcessor.from_pretrained(pretrained).momentum_scales == model.config.momentum_scales
+    curves = json.loads((out / "training.json").read_text())["curves"]
+    assert {"loss_flavour", "loss_visible_momentum", "loss_lepton_momentum", "loss_vertex"} <= set(curves[0])
+    last = [entry for entry in curves if "eval_loss" in entry][-1]
+    assert last["eval_flavour_macro_auroc"] > 0.9
+    assert last["eval_visible_energy_sigma68"] < 0.3  # of about 0.5 for the same answer to all
+    assert {"eval_missing_pt_sigma68", "eval_lepton_energy_bias", "eval_vertex_error_median"} <= set(last)
+
+    events = list(read_events(toy_files["validation"]))
+    with torch.no_grad():
+        outputs = model(**processor(events))
+    found = processor.post_process_reconstruction(outputs)
+    for row, one in enumerate(found):
+        assert one.keys() == {"flavour", "visible_momentum", "jet_momentum", "lepton_momentum", "missing_pt", "vertex"}
+        np.testing.assert_allclose(one["lepton_momentum"], one["visible_momentum"] - one["jet_momentum"], atol=1e-4)
+        assert one["missing_pt"] == pytest.approx(np.hypot(*one["visible_momentum"][:2]), rel=1e-5)
+        assert one["flavour"]["label"] == ("low", "high")[int(outputs.flavour_logits[row].argmax())]
+    true = np.stack([e.truth["visible_momentum"] for e in events])
+    error = np.abs(np.stack([one["visible_momentum"] for one in found]) - true)
+    assert np.median(error[:, 2] / true[:, 2]) < 0.2
+    vertices = np.stack([e.truth["vertex"] for e in events])
+    distance = np.linalg.norm(np.stack([one["vertex"] for one in found]) - vertices, axis=1).mean()
+    assert distance < 0.7 * np.linalg.norm(vertices - vertices.mean(0), axis=1).mean()
+    momenta = train("momentum", recipe | {"epochs": 1}, toy_files["train"], tmp_path / "m", str(out), toy_files["validation"], use_cpu=True)
+    assert "eval_jet_energy_sigma68" in json.loads((momenta / "training.json").read_text())["curves"][1]
 
 
 def test_voxel_labels_are_learnt_from_a_relational_start(toy_files, recipe, pretrained, tmp_path):
@@ -128,8 +175,8 @@ def test_what_exists_is_refused_and_kept(toy_files, recipe, pretrained, tmp_path
 
 
 def test_wrong_input_is_named(toy_files, recipe, pretrained, tmp_path):
-    with pytest.raises(ValueError, match="unknown task 'charm'"):
-        train("charm", recipe, toy_files["train"], tmp_path / "a")
+    with pytest.raises(ValueError, match="unknown task 'colour'"):
+        train("colour", recipe, toy_files["train"], tmp_path / "a")
     with pytest.raises(ValueError, match=r"no parquet file|matches no"):
         train("flavour", recipe, tmp_path / "nothing", tmp_path / "a")
     with pytest.raises(ValueError, match=r"reads detector 'toy'.*the events are of 'fasercal'"):

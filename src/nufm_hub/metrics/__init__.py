@@ -8,7 +8,7 @@ Every result is JSON-able. A value that is undefined (the purity of a class that
 from .classification import BalancedAccuracy, MacroAUROC, PurityEfficiency
 from .confidence import ErrorDetectionAUROC, ExpectedCalibrationError
 from .regression import RelativeResidual, VertexError
-from .trainer import flavour_metrics, vertex_metrics
+from .trainer import flavour_metrics, momentum_metrics, reconstruction_metrics, vertex_metrics
 
 __all__ = [
     "BalancedAccuracy",
@@ -19,5 +19,7 @@ __all__ = [
     "RelativeResidual",
     "VertexError",
     "flavour_metrics",
+    "momentum_metrics",
+    "reconstruction_metrics",
     "vertex_metrics",
 ]

@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .classification import BalancedAccuracy, MacroAUROC
 from .confidence import ExpectedCalibrationError
-from .regression import VertexError
+from .regression import RelativeResidual, VertexError
 
 if TYPE_CHECKING:
     from transformers import EvalPrediction
 
     from nufm_hub.models.nufm.processing_nufm import NuFMProcessor
 
+_MOMENTA = ("visible_momentum", "jet_momentum", "lepton_momentum", "missing_pt")
+_LEAST_MISSING_PT = 1.0  # GeV; a relative error of next to nothing says nothing
+
 
 def flavour_metrics(eval_prediction: EvalPrediction) -> dict[str, float]:
     """Macro-AUROC, (balanced) accuracy and calibration error from logits (B, K) and class indices (B,), of flavour or any other classes."""
-    logits = _first(eval_prediction.predictions)
+    return _class_metrics(_first(eval_prediction.predictions), _first(eval_prediction.label_ids))
+
+
+def _class_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
     inputs = {
         "predictions": exponentials / exponentials.sum(axis=1, keepdims=True),
-        "references": _first(eval_prediction.label_ids),
+        "references": labels,
         "num_resamples": 0,
     }
     results = {**MacroAUROC().compute(**inputs), **BalancedAccuracy().compute(**inputs), **ExpectedCalibrationError().compute(**inputs)}
@@ -46,6 +53,53 @@ def vertex_metrics(processor: NuFMProcessor) -> Callable[[EvalPrediction], dict[
         return {key: value for key, value in result.items() if value is not None and key != "num_events"}
 
     return compute_metrics
+
+
+def momentum_metrics(processor: NuFMProcessor) -> Callable[[EvalPrediction], dict[str, float]]:
+    """A `compute_metrics` function of `NuFMForMomentumRegression`: see `reconstruction_metrics`."""
+    return lambda eval_prediction: _momentum_metrics(dict(zip(_MOMENTA, eval_prediction.predictions, strict=True)), eval_prediction.label_ids)
+
+
+def reconstruction_metrics(processor: NuFMProcessor) -> Callable[[EvalPrediction], dict[str, float]]:
+    """A `compute_metrics` function of `NuFMForEventReconstruction`.
+
+    Returns:
+        what `flavour_metrics` gives, with `flavour_` and `charm_` in front; vertex errors in mm; and `_bias` and `_sigma68` of the relative
+        residual of `visible_energy`, `jet_energy`, `lepton_energy` (sizes of the momenta; the lepton's in charged-current events) and
+        `missing_pt` (where the true one exceeds 1 GeV). Quantities without truth are left out.
+    """
+    classified = [name for name in ("flavour", "charm") if name in processor.spec.event_labels]
+    vertex = vertex_metrics(processor) if "vertex" in processor.statistics else None
+
+    def compute_metrics(eval_prediction: EvalPrediction) -> dict[str, float]:
+        names = [*(f"{name}_logits" for name in classified), *_MOMENTA, "vertex"]
+        predictions, labels = dict(zip(names, eval_prediction.predictions, strict=True)), eval_prediction.label_ids
+        metrics = {}
+        for name in classified:
+            if (known := labels[name] >= 0).any():
+                found = _class_metrics(predictions[f"{name}_logits"][known].astype(np.float64), labels[name][known])
+                metrics |= {f"{name}_{key}": value for key, value in found.items()}
+        metrics |= _momentum_metrics(predictions, labels)
+        if vertex is not None and (known := ~np.isnan(labels["vertex"]).any(axis=1)).any():
+            metrics |= vertex(SimpleNamespace(predictions=predictions["vertex"][known], label_ids=labels["vertex"][known]))
+        return metrics
+
+    return compute_metrics
+
+
+def _momentum_metrics(predictions: Mapping[str, np.ndarray], labels: Mapping[str, np.ndarray]) -> dict[str, float]:
+    true = {name: labels[f"{name}_momentum"].astype(np.float64) for name in ("visible", "jet")}
+    true["lepton"] = np.where(labels["is_cc"][:, None], true["visible"] - true["jet"], np.nan)
+    sizes = {f"{name}_energy": (np.linalg.norm(predictions[f"{name}_momentum"], axis=1), np.linalg.norm(p, axis=1)) for name, p in true.items()}
+    sizes["missing_pt"] = (predictions["missing_pt"], np.linalg.norm(true["visible"][:, :2], axis=1))
+    metrics = {}
+    for name, (predicted, truth) in sizes.items():
+        with np.errstate(invalid="ignore"):
+            known = truth > (_LEAST_MISSING_PT if name == "missing_pt" else 0)
+        if known.any():
+            result = RelativeResidual().compute(predictions=predicted[known], references=truth[known], num_resamples=0)
+            metrics |= {f"{name}_{key}": result[key] for key in ("bias", "sigma68")}
+    return metrics
 
 
 def _first(arrays: np.ndarray | tuple[np.ndarray, ...]) -> np.ndarray:

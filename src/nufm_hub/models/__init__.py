@@ -1,10 +1,21 @@
 """Models. Importing this registers NuFM with transformers' `AutoConfig`, `AutoModel`
 and `AutoFeatureExtractor`, and with the Auto classes here."""
 
-from .auto import AutoModelForFlavourClassification, AutoModelForParticleID, AutoModelForVertexRegression, AutoModelForVoxelClassification
+from .auto import (
+    AutoModelForCharmClassification,
+    AutoModelForEventReconstruction,
+    AutoModelForFlavourClassification,
+    AutoModelForMomentumRegression,
+    AutoModelForParticleID,
+    AutoModelForVertexRegression,
+    AutoModelForVoxelClassification,
+)
 from .nufm import (
     NuFMConfig,
+    NuFMForCharmClassification,
+    NuFMForEventReconstruction,
     NuFMForFlavourClassification,
+    NuFMForMomentumRegression,
     NuFMForParticleID,
     NuFMForPreTraining,
     NuFMForVertexRegression,
@@ -14,12 +25,18 @@ from .nufm import (
 )
 
 __all__ = [
+    "AutoModelForCharmClassification",
+    "AutoModelForEventReconstruction",
     "AutoModelForFlavourClassification",
+    "AutoModelForMomentumRegression",
     "AutoModelForParticleID",
     "AutoModelForVertexRegression",
     "AutoModelForVoxelClassification",
     "NuFMConfig",
+    "NuFMForCharmClassification",
+    "NuFMForEventReconstruction",
     "NuFMForFlavourClassification",
+    "NuFMForMomentumRegression",
     "NuFMForParticleID",
     "NuFMForPreTraining",
     "NuFMForVertexRegression",

@@ -18,6 +18,7 @@ from .nufm.configuration_nufm import NuFMConfig, explicit_revision
 from .nufm.modeling_nufm import NuFMForFlavourClassification, NuFMForParticleID, NuFMForVertexRegression, NuFMModel
 from .nufm.pretraining_nufm import NuFMForPreTraining
 from .nufm.processing_nufm import NuFMProcessor
+from .nufm.reconstruction_nufm import NuFMForCharmClassification, NuFMForEventReconstruction, NuFMForMomentumRegression
 from .nufm.voxels_nufm import NuFMForVoxelClassification
 
 
@@ -56,6 +57,24 @@ class AutoModelForVoxelClassification(_AutoTaskModel):
     _model_mapping = _LazyAutoMapping(CONFIG_MAPPING_NAMES, OrderedDict())
 
 
+class AutoModelForCharmClassification(_AutoTaskModel):
+    """Charm heads."""
+
+    _model_mapping = _LazyAutoMapping(CONFIG_MAPPING_NAMES, OrderedDict())
+
+
+class AutoModelForMomentumRegression(_AutoTaskModel):
+    """Visible, jet and lepton momentum heads."""
+
+    _model_mapping = _LazyAutoMapping(CONFIG_MAPPING_NAMES, OrderedDict())
+
+
+class AutoModelForEventReconstruction(_AutoTaskModel):
+    """All quantities of an event jointly."""
+
+    _model_mapping = _LazyAutoMapping(CONFIG_MAPPING_NAMES, OrderedDict())
+
+
 AutoConfig.register(NuFMConfig.model_type, NuFMConfig, exist_ok=True)
 AutoModel.register(NuFMConfig, NuFMModel, exist_ok=True)
 AutoModelForPreTraining.register(NuFMConfig, NuFMForPreTraining, exist_ok=True)
@@ -64,3 +83,6 @@ AutoModelForFlavourClassification.register(NuFMConfig, NuFMForFlavourClassificat
 AutoModelForVertexRegression.register(NuFMConfig, NuFMForVertexRegression, exist_ok=True)
 AutoModelForParticleID.register(NuFMConfig, NuFMForParticleID, exist_ok=True)
 AutoModelForVoxelClassification.register(NuFMConfig, NuFMForVoxelClassification, exist_ok=True)
+AutoModelForCharmClassification.register(NuFMConfig, NuFMForCharmClassification, exist_ok=True)
+AutoModelForMomentumRegression.register(NuFMConfig, NuFMForMomentumRegression, exist_ok=True)
+AutoModelForEventReconstruction.register(NuFMConfig, NuFMForEventReconstruction, exist_ok=True)

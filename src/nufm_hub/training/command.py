@@ -35,7 +35,7 @@ def pretrain(
 
 
 def finetune(
-    task: Annotated[str, typer.Argument(help="flavour or vertex.")],
+    task: Annotated[str, typer.Argument(help="flavour, charm, vertex, momentum, reconstruction (all of these at once) or voxels.")],
     events: Events,
     out: Out,
     source: Annotated[str | None, typer.Option(help="Id or folder of the pre-trained checkpoint; random weights when left out.")] = None,

@@ -10,12 +10,14 @@ from torch import nn
 # Learned vectors that happen to be stored as matrices: CLS and mask tokens, window and state embeddings, cosine bases, source vectors.
 _NO_DECAY = re.compile(r"(token|source|state\.weight|window\.weight|query|basis|log_sigma)[^.]*$|\.(window|state)\.weight$")
 
+_LOSS_WEIGHT = re.compile(r"log_sigma$|\.task_weight\.")
+
 
 def parameter_groups(model: nn.Module, learning_rate: float, weight_decay: float, layer_decay: float = 1.0) -> list[dict[str, Any]]:
     """Groups for AdamW.
 
-    Matrices of linear layers decay; norms, biases, tokens and embeddings (one dimension, or named so) do not. The log-sigmas of
-    the loss weights learn with a tenth of the rate (arXiv:2604.07037). With `layer_decay` < 1 the rate falls by this factor
+    Matrices of linear layers decay; norms, biases, tokens and embeddings (one dimension, or named so) do not. Weights of summed losses
+    (log-sigmas, task weights) learn with a tenth of the rate (arXiv:2604.07037). With `layer_decay` < 1 the rate falls by this factor
     from each depth of the encoder to the one below: heads and decoder are on top, embeddings at the bottom.
 
     Returns:
@@ -28,7 +30,7 @@ def parameter_groups(model: nn.Module, learning_rate: float, weight_decay: float
         if not parameter.requires_grad:
             continue
         decay = 0.0 if parameter.ndim < 2 or _NO_DECAY.search(name) else weight_decay
-        rate = learning_rate * (0.1 if "log_sigma" in name else layer_decay ** (top - depths.get(name, top)))
+        rate = learning_rate * (0.1 if _LOSS_WEIGHT.search(name) else layer_decay ** (top - depths.get(name, top)))
         group = groups.setdefault((rate, decay), {"params": [], "lr": rate, "weight_decay": decay, "name": f"lr {rate:.3g} decay {decay:g}"})
         group["params"].append(parameter)
     return list(groups.values())

@@ -16,10 +16,13 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from nufm_hub.events import EventDataset
 from nufm_hub.files import new_file, new_folder
-from nufm_hub.metrics import flavour_metrics, vertex_metrics
+from nufm_hub.metrics import flavour_metrics, momentum_metrics, reconstruction_metrics, vertex_metrics
 from nufm_hub.models import (
     NuFMConfig,
+    NuFMForCharmClassification,
+    NuFMForEventReconstruction,
     NuFMForFlavourClassification,
+    NuFMForMomentumRegression,
     NuFMForPreTraining,
     NuFMForVertexRegression,
     NuFMForVoxelClassification,
@@ -37,17 +40,21 @@ MODEL_FOLDER = "model"
 
 @dataclass(frozen=True)
 class Task:
-    """A model class, the labels its loss needs (see `NuFMProcessor.__call__`), and its metrics."""
+    """A model class, the labels its loss needs (see `NuFMProcessor.__call__`), its metrics, and whether it needs scales of momenta."""
 
     model: type[PreTrainedModel]
     labels: str
     metrics: Callable[[NuFMProcessor], Callable] | None = None
+    momenta: bool = False
 
 
 TASKS = {
     "pretraining": Task(NuFMForPreTraining, "voxels"),
     "flavour": Task(NuFMForFlavourClassification, "flavour", lambda processor: flavour_metrics),
     "vertex": Task(NuFMForVertexRegression, "vertex", vertex_metrics),
+    "charm": Task(NuFMForCharmClassification, "charm", lambda processor: flavour_metrics),
+    "momentum": Task(NuFMForMomentumRegression, "reconstruction", momentum_metrics, momenta=True),
+    "reconstruction": Task(NuFMForEventReconstruction, "reconstruction", reconstruction_metrics, momenta=True),
     "voxels": Task(NuFMForVoxelClassification, "voxels"),
 }
 
@@ -156,10 +163,15 @@ def train(
                 f"{source} reads detector {processor.spec.name!r} (hash {processor.spec.hash}), the events are of {train_events.spec.name!r} "
                 f"(hash {train_events.spec.hash}): transfer the encoder to the new detector first"
             )
-        model = definition.model.from_pretrained(source, **recipe.model)
+        if definition.momenta and processor.momentum_scales is None:
+            processor = processor.with_targets(train_events[i] for i in range(len(train_events)))
     else:
         processor = NuFMProcessor.fit((train_events[i] for i in range(len(train_events))), train_events.spec)
-        model = definition.model(NuFMConfig.preset(recipe.preset, detector=train_events.spec, **recipe.model))
+    options = recipe.model | ({"momentum_scales": processor.momentum_scales} if definition.momenta else {})
+    if source is not None:
+        model = definition.model.from_pretrained(source, **options)
+    else:
+        model = definition.model(NuFMConfig.preset(recipe.preset, detector=train_events.spec, **options))
 
     augmentation = recipe.make_augmentation()
     trainer = NuFMTrainer(

@@ -12,11 +12,15 @@ from .modeling_nufm import (
 )
 from .pretraining_nufm import NuFMForPreTraining, NuFMForPreTrainingOutput
 from .processing_nufm import NuFMProcessor
+from .reconstruction_nufm import NuFMForCharmClassification, NuFMForEventReconstruction, NuFMForMomentumRegression, NuFMReconstructionOutput
 from .voxels_nufm import NuFMForVoxelClassification, NuFMVoxelOutput
 
 __all__ = [
     "NuFMConfig",
+    "NuFMForCharmClassification",
+    "NuFMForEventReconstruction",
     "NuFMForFlavourClassification",
+    "NuFMForMomentumRegression",
     "NuFMForParticleID",
     "NuFMForPreTraining",
     "NuFMForPreTrainingOutput",
@@ -27,5 +31,6 @@ __all__ = [
     "NuFMModelOutput",
     "NuFMPreTrainedModel",
     "NuFMProcessor",
+    "NuFMReconstructionOutput",
     "NuFMVoxelOutput",
 ]

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from transformers import PreTrainedConfig
 
@@ -70,12 +70,14 @@ class NuFMConfig(PreTrainedConfig):
         occupancy_smoothing: label smoothing of the occupancy loss.
         focal_gamma: focusing exponent of the occupancy loss (arXiv:1708.02002).
         max_log_sigma: bound on the size of the learnable log sigma of each pre-training loss (arXiv:1705.07115).
+        momentum_scales: `NuFMProcessor.momentum_scales`, needed by the models that give momenta.
 
     Raises:
         ValueError: sizes that do not fit together, an unknown option, or a detector that makes no sense.
     """
 
     model_type = "nufm"
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["losses"]
 
     detector: Any = None
     hidden_size: int = 384
@@ -107,6 +109,7 @@ class NuFMConfig(PreTrainedConfig):
     occupancy_smoothing: float = 0.02
     focal_gamma: float = 1.5
     max_log_sigma: float = 3.0
+    momentum_scales: Any = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         spec = load_detector("fasercal" if self.detector is None else self.detector)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,8 @@ from transformers import BatchFeature, FeatureExtractionMixin
 from nufm_hub import checkpoints
 from nufm_hub.detectors import DetectorSpec, load_detector
 from nufm_hub.events import Event, Voxels
+
+from .kinematics_nufm import check_momentum_scales, fit_momentum_scales
 
 IGNORED = -100.0  # voxel label value of padding and unlabelled voxels
 # Enough for a percent-level mean and width from a few hundred events, and bounded memory for any number of them.
@@ -27,7 +30,8 @@ class NuFMProcessor(FeatureExtractionMixin):
     Args:
         detector: spec, packaged name, JSON path or dictionary.
         statistics: what `fit` measured: `{"voxels": {branch: {"k", "mean", "std"}}, "image": {...}, "tracks": {...},
-            "vertex": {"mean", "std"} in mm, "num_events"}`; each k, mean and std is a list with one number a column.
+            "vertex": {"mean", "std"} in mm, "num_events"}`; each k, mean and std is a list with one number a column. And
+            `"momentum"`, see `fit_momentum_scales`. Scales of vertex and momenta are there when the events carried them.
         detector_hash: hash of the detector the statistics belong to; checked when given.
 
     Raises:
@@ -78,16 +82,15 @@ class NuFMProcessor(FeatureExtractionMixin):
         """
         spec = load_detector(detector)
         sampled: dict[tuple[str, str], list[np.ndarray]] = {}
-        vertices: list[np.ndarray] = []
+        truths: list[dict[str, Any]] = []
         count = 0
         for event in events:
             event.validate(spec)
             count += 1
+            truths.append(_targets(event))
             for kind, name, values in _values(event, spec):
                 step = max(1, len(values) // _VALUES_PER_EVENT)
                 sampled.setdefault((kind, name), []).append(values[::step])
-            if "vertex" in event.truth:
-                vertices.append(np.asarray(event.truth["vertex"], dtype=np.float64))
         if not count:
             raise ValueError(f"cannot fit a processor for {spec.name!r}: no events were given")
         statistics: dict[str, Any] = {"num_events": count, "voxels": {}, "image": {}, "tracks": {}}
@@ -96,10 +99,16 @@ class NuFMProcessor(FeatureExtractionMixin):
                 statistics[kind][name] = _fit_log(values)
         if (first := spec.voxel_branches[0].name) not in statistics["voxels"]:
             raise ValueError(f"cannot fit a processor for {spec.name!r}: none of {count} events has a voxel in branch {first!r}")
-        if vertices:
-            stack = np.stack(vertices)
-            statistics["vertex"] = {"mean": stack.mean(0).tolist(), "std": np.maximum(stack.std(0), 1e-6).tolist()}
-        return cls(spec, statistics)
+        return cls(spec, statistics | _fit_targets(truths))
+
+    def with_targets(self, events: Iterable[Event]) -> NuFMProcessor:
+        """This processor, with the scales of vertex and momenta that it lacks measured on events; inputs stay as they are."""
+        return type(self)(self.spec, _fit_targets([_targets(event) for event in events]) | self.statistics)
+
+    @property
+    def momentum_scales(self) -> dict[str, dict[str, float]] | None:
+        """Scales of the visible, jet and lepton momenta, see `fit_momentum_scales`; None when the events of the fit carried none."""
+        return self.statistics.get("momentum")
 
     def __call__(self, events: Event | Sequence[Event], labels: str | None = None, return_tensors: str = "pt") -> BatchFeature:
         """Pack events into the model's inputs.
@@ -108,7 +117,8 @@ class NuFMProcessor(FeatureExtractionMixin):
             events: one event or several, of this processor's detector.
             labels: also return `labels`: the name of a categorical event label (int64 (B,)), `"vertex"` (float32 (B, 3),
                 standardised); or `"voxels"` for `voxel_labels` (float32 (B, N, K), columns of all labels of the first voxel
-                branch in order, -100 where there is none).
+                branch in order, -100 where there is none); or `"reconstruction"` for a dictionary of all that
+                `NuFMForEventReconstruction` learns, -100, NaN or `is_cc` False where an event lacks it.
             return_tensors: only `"pt"`.
 
         Returns:
@@ -140,6 +150,8 @@ class NuFMProcessor(FeatureExtractionMixin):
             data["track_features"], data["track_mask"] = self._track_inputs(events)
         if labels == "voxels":
             data["voxel_labels"] = self._voxel_labels(events, data["voxel_branch"].shape[1])
+        elif labels == "reconstruction":
+            data["labels"] = self._reconstruction_labels(events)
         elif labels is not None:
             data["labels"] = self._event_labels(events, labels)
         return BatchFeature(data)
@@ -205,7 +217,22 @@ class NuFMProcessor(FeatureExtractionMixin):
             mean, std = self._vertex_scale()
             vertices = np.stack([np.asarray(e.truth["vertex"], dtype=np.float64) for e in events])
             return torch.from_numpy(((vertices - mean) / std).astype(np.float32))
-        raise ValueError(f"labels={name!r} is not one of {[*self.spec.event_labels, 'vertex', 'voxels']}")
+        raise ValueError(f"labels={name!r} is not one of {[*self.spec.event_labels, 'vertex', 'voxels', 'reconstruction']}")
+
+    def _reconstruction_labels(self, events: Sequence[Event]) -> dict[str, torch.Tensor]:
+        nothing = np.full(3, np.nan)
+        labels = {
+            name: torch.tensor([int(e.truth.get(name, IGNORED)) for e in events]) for name in ("flavour", "charm") if name in self.spec.event_labels
+        }
+        for name in ("visible_momentum", "jet_momentum"):
+            labels[name] = torch.from_numpy(np.stack([np.asarray(e.truth.get(name, nothing), dtype=np.float32) for e in events]))
+        labels["is_cc"] = torch.tensor([bool(e.truth.get("is_cc", False)) for e in events])
+        vertices = np.stack([np.asarray(e.truth.get("vertex", nothing), dtype=np.float64) for e in events])
+        if not np.isnan(vertices).all():
+            mean, std = self._vertex_scale()
+            vertices = (vertices - mean) / std
+        labels["vertex"] = torch.from_numpy(vertices.astype(np.float32))
+        return labels
 
     def _vertex_scale(self) -> tuple[np.ndarray, np.ndarray]:
         if "vertex" not in self.statistics:
@@ -237,6 +264,24 @@ class NuFMProcessor(FeatureExtractionMixin):
         """Vertices in mm in the detector frame, float64 (B, 3), from `outputs.logits` (B, 3)."""
         mean, std = self._vertex_scale()
         return outputs.logits.detach().double().cpu().numpy() * std + mean
+
+    def post_process_reconstruction(self, outputs: Any) -> list[dict[str, Any]]:
+        """Per event, of `NuFMReconstructionOutput`, in physical units.
+
+        Returns:
+            `flavour`, `charm`: as of `post_process_classification`; `visible_momentum`, `jet_momentum`, `lepton_momentum`: float64 (3,), GeV;
+            `missing_pt`: GeV; `vertex`: float64 (3,), mm, detector frame. What the model does not give is left out.
+        """
+        columns: dict[str, Any] = {}
+        for label in ("flavour", "charm"):
+            if (logits := outputs.get(f"{label}_logits")) is not None:
+                columns[label] = self.post_process_classification(SimpleNamespace(logits=logits), label)
+        for name in ("visible_momentum", "jet_momentum", "lepton_momentum"):
+            columns[name] = outputs[name].detach().double().cpu().numpy()
+        columns["missing_pt"] = outputs["missing_pt"].detach().double().cpu().tolist()
+        if (vertex := outputs.get("vertex")) is not None:
+            columns["vertex"] = self.post_process_vertex(SimpleNamespace(logits=vertex))
+        return [dict(zip(columns, row)) for row in zip(*columns.values(), strict=True)]
 
     def post_process_voxels(self, values: torch.Tensor, events: Sequence[Event]) -> list[dict[str, np.ndarray]]:
         """Per-voxel predictions (B, N, K), rows as this processor packed them, to the raw hits: per event one (hits, K) array a branch."""
@@ -287,6 +332,27 @@ def _fit_log(values: np.ndarray) -> dict[str, list[float]]:
     return {"k": k, "mean": logs.mean(0).tolist(), "std": np.where(std > 1e-6, std, 1.0).tolist()}
 
 
+def _targets(event: Event) -> dict[str, Any]:
+    return {name: event.truth[name] for name in ("vertex", "visible_momentum", "jet_momentum", "is_cc") if name in event.truth}
+
+
+def _fit_targets(truths: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Scales of vertex and momenta, of what the events carry; the lepton is visible minus jet of charged-current events."""
+
+    def stack(rows: list[Any]) -> np.ndarray:
+        return np.asarray(rows, dtype=np.float64).reshape(-1, 3)
+
+    statistics: dict[str, Any] = {}
+    if len(vertices := stack([t["vertex"] for t in truths if "vertex" in t])):
+        statistics["vertex"] = {"mean": vertices.mean(0).tolist(), "std": np.maximum(vertices.std(0), 1e-6).tolist()}
+    both = [t for t in truths if "visible_momentum" in t and "jet_momentum" in t]
+    if both:
+        cc = np.array([bool(t.get("is_cc", False)) for t in both])
+        visible, jet = stack([t["visible_momentum"] for t in both]), stack([t["jet_momentum"] for t in both])
+        statistics["momentum"] = fit_momentum_scales({"visible": visible, "jet": jet, "lepton": (visible - jet)[cc]})
+    return statistics
+
+
 def _checked_statistics(statistics: Mapping[str, Any] | None, spec: DetectorSpec) -> dict[str, Any]:
     if not statistics:
         raise ValueError(f"the processor of {spec.name!r} has no statistics: fit one with NuFMProcessor.fit(events, detector) or load a saved one")
@@ -299,4 +365,6 @@ def _checked_statistics(statistics: Mapping[str, Any] | None, spec: DetectorSpec
                     raise ValueError(f"the processor of {spec.name!r} has no valid {key} for branch {name!r}: {numbers.tolist()}; fit it again")
     if (first := spec.voxel_branches[0].name) not in statistics.get("voxels", {}):
         raise ValueError(f"the processor of {spec.name!r} has no statistics for its first branch {first!r}; fit it again")
+    if "momentum" in statistics:
+        check_momentum_scales(statistics["momentum"], statistics["momentum"])
     return dict(statistics)

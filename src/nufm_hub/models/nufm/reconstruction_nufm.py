@@ -1,0 +1,160 @@
+"""Whole events at once: flavour, charm, momenta and vertex on one encoder; and charm and momenta alone."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import initialization as init
+from transformers.utils import ModelOutput
+
+from .configuration_nufm import NuFMConfig
+from .kinematics_nufm import MOMENTA, TaskWeights, check_momentum_scales, from_cylindrical, momentum_loss
+from .modeling_nufm import NuFMHead, NuFMPreTrainedModel, _NuFMClassifier
+from .objectives_nufm import mean
+
+CLASSIFIED = ("flavour", "charm")
+
+
+@dataclass
+class NuFMReconstructionOutput(ModelOutput):
+    """Output of `NuFMForEventReconstruction` and, with momenta only, of `NuFMForMomentumRegression`. Momenta are in the detector frame.
+
+    Attributes:
+        loss: scalar, when labels were given.
+        losses: each loss before weighting, detached, by name of the quantity; 0 where a batch had nothing to score.
+        flavour_logits: float (B, flavours); None when the detector declares no flavours.
+        charm_logits: float (B, charm classes); None when the detector declares none.
+        visible_momentum: float (B, 3), GeV, sum of all but neutrinos.
+        jet_momentum: float (B, 3), GeV, the visible hadrons.
+        lepton_momentum: float (B, 3), GeV, visible minus jet; meaningful for charged-current events.
+        missing_pt: float (B,), GeV, size of the visible transverse momentum: the beam has none.
+        vertex: float (B, 3), normalised; `NuFMProcessor.post_process_reconstruction` gives mm.
+    """
+
+    loss: Tensor | None = None
+    losses: dict[str, Tensor] | None = None
+    flavour_logits: Tensor | None = None
+    charm_logits: Tensor | None = None
+    visible_momentum: Tensor | None = None
+    jet_momentum: Tensor | None = None
+    lepton_momentum: Tensor | None = None
+    missing_pt: Tensor | None = None
+    vertex: Tensor | None = None
+
+
+class NuFMForCharmClassification(_NuFMClassifier):
+    """Charm and its decay. `labels`: int64 (B,), index in the detector's `charm` classes, -100 where unknown."""
+
+    event_label = "charm"
+
+
+class _NuFMMomentumModel(NuFMPreTrainedModel):
+    """Encoder, mean of the latents, and one head for each quantity; momenta always, others in subclasses.
+
+    `config.momentum_scales`, of the processor that makes the labels, is needed.
+    """
+
+    def __init__(self, config: NuFMConfig):
+        config = copy.deepcopy(config)
+        config.momentum_scales = check_momentum_scales(config.momentum_scales)
+        super().__init__(config)
+        outputs = self._outputs(config)
+        quantities = nn.ModuleDict({name: NuFMHead(config, n) for name, n in outputs.items()})
+        self.head = nn.ModuleDict({"quantities": quantities, "task_weight": TaskWeights([*outputs, "lepton_momentum"])})
+        self.post_init()
+
+    def _outputs(self, config: NuFMConfig) -> dict[str, int]:
+        return {"visible_momentum": 3, "jet_momentum": 3}
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, TaskWeights):
+            for u in module.parameters():
+                init.constant_(u, module.start)
+
+    def forward(
+        self,
+        voxel_coordinates: Tensor,
+        voxel_features: Tensor,
+        voxel_branch: Tensor,
+        image_features: Tensor | None = None,
+        track_features: Tensor | None = None,
+        track_mask: Tensor | None = None,
+        branch_mask: Tensor | None = None,
+        labels: Mapping[str, Tensor] | None = None,
+        return_dict: bool | None = None,
+    ) -> NuFMReconstructionOutput | tuple:
+        """Predict.
+
+        Args:
+            labels: as the processor makes them with `labels="reconstruction"`; quantities that are missing, and events with -100 (classes),
+                NaN (others) or, for the lepton, `is_cc` False, do not enter the loss: `flavour`, `charm` int64 (B,);
+                `visible_momentum`, `jet_momentum` float (B, 3), GeV; `is_cc` bool (B,); `vertex` float (B, 3), normalised.
+
+        The others are those of `NuFMModel.forward`. The loss is the sum of the losses with learnable weights (see `TaskWeights`) in
+        training, and their plain sum in evaluation, so that epochs compare.
+
+        Raises:
+            ValueError: inputs that do not fit the detector, or labels of the wrong shape.
+        """
+        encoded = self.encode(
+            voxel_coordinates, voxel_features, voxel_branch, image_features, track_features, track_mask, branch_mask, False, False
+        )  # fmt: skip
+        raw = {name: head(encoded.pooler_output) for name, head in self.head["quantities"].items()}
+        scales = self.config.momentum_scales
+        visible, jet = (from_cylindrical(raw[f"{name}_momentum"], scales[name]) for name in ("visible", "jet"))
+        values = {f"{name}_logits": raw[name] for name in CLASSIFIED if name in raw}
+        values |= {"visible_momentum": visible, "jet_momentum": jet, "lepton_momentum": visible - jet}
+        values |= {"missing_pt": torch.linalg.vector_norm(visible[:, :2], dim=1)} | ({"vertex": raw["vertex"]} if "vertex" in raw else {})
+        loss = losses = None
+        if labels is not None:
+            losses = self._losses(values, labels)
+            loss = self.head["task_weight"](losses) if self.training else torch.stack(list(losses.values())).sum()
+            losses = {name: value.detach() for name, value in losses.items()}
+        return self._returned(NuFMReconstructionOutput(loss=loss, losses=losses, **values), return_dict)
+
+    def _losses(self, values: Mapping[str, Tensor], labels: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """All losses by name; one without labels is zero, with gradients of zero."""
+        losses, like = {}, values["visible_momentum"]
+
+        def truth(name: str, shape: tuple[int, ...], unknown: float) -> Tensor:
+            given = labels.get(name, like.new_full((), unknown).expand(len(like), *shape))
+            if given.shape != (len(like), *shape):
+                raise ValueError(f"labels[{name!r}] must have the shape {(len(like), *shape)}; got {tuple(given.shape)}")
+            return given
+
+        for name in CLASSIFIED:
+            if f"{name}_logits" in values:
+                classes = truth(name, (), -100).long()
+                total = F.cross_entropy(
+                    values[f"{name}_logits"], classes, reduction="sum", ignore_index=-100, label_smoothing=self.config.label_smoothing
+                )
+                losses[name] = total / (classes != -100).sum().clamp(min=1)
+        momenta = {name: truth(f"{name}_momentum", (3,), float("nan")) for name in ("visible", "jet")}
+        momenta["lepton"] = momenta["visible"] - momenta["jet"]
+        is_cc = truth("is_cc", (), 0).bool()
+        for name in MOMENTA:
+            key, known = f"{name}_momentum", is_cc if name == "lepton" else None
+            losses[key] = momentum_loss(values[key], momenta[name], self.config.momentum_scales[name], known)
+        if "vertex" in values:
+            vertex = truth("vertex", (3,), float("nan")).to(like.dtype)
+            losses["vertex"] = mean((values["vertex"] - vertex.nan_to_num()).square(), (~vertex.isnan()).to(like.dtype))
+        return losses
+
+
+class NuFMForMomentumRegression(_NuFMMomentumModel):
+    """Visible, jet and derived lepton momentum."""
+
+
+class NuFMForEventReconstruction(_NuFMMomentumModel):
+    """Flavour and charm (where the detector declares them), momenta, missing transverse momentum and vertex, jointly."""
+
+    def _outputs(self, config: NuFMConfig) -> dict[str, int]:
+        classes = {name: len(config.spec.event_labels[name]) for name in CLASSIFIED if name in config.spec.event_labels}
+        return {**classes, **super()._outputs(config), "vertex": 3}
