@@ -149,6 +149,29 @@ def test_an_interrupted_run_ends_with_the_same_weights(task, ema_decay, toy_file
     assert json.loads((halves / "training.json").read_text())["resumed"]
 
 
+@pytest.mark.parametrize("task", ["flavour", "pretraining"])
+def test_gradient_checkpointing_changes_nothing(task, toy_files, recipe, tmp_path):
+    """Also with dropped paths, and with masks drawn outside of what is computed twice."""
+    settings = recipe | {"epochs": 1, "model": recipe["model"] | {"drop_path_rate": 0.3, "window_depths": [2], "head_dropout": 0.2}}
+    kept, again = (
+        train(task, settings, toy_files["train"], tmp_path / str(on), seed=2, use_cpu=True, gradient_checkpointing=on) for on in (False, True)
+    )
+    first, second = (load_file(folder / "model.safetensors") for folder in (kept, again))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert (kept / "config.json").read_text() == (again / "config.json").read_text()
+
+
+def test_gradient_accumulation_changes_nothing_but_rounding(toy_files, recipe, tmp_path):
+    def go(micro_batch_size, rate):
+        settings = recipe | {"epochs": 1, "augmentation": None, "base_learning_rate": rate, "micro_batch_size": micro_batch_size}
+        folder = train("vertex", settings, toy_files["train"], tmp_path / f"{micro_batch_size}-{rate}", seed=2, use_cpu=True)
+        return load_file(folder / "model.safetensors")
+
+    whole, parts, start = go(8, 0.006), go(2, 0.006), go(8, 1e-30)
+    assert max((whole[name] - start[name]).abs().max().item() for name in whole) > 5e-4
+    assert max((whole[name] - parts[name]).abs().max().item() for name in whole) < 1e-6
+
+
 def test_the_seed_decides(toy_files, recipe, tmp_path):
     short = recipe | {"epochs": 1}
     weights = [

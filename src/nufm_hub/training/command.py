@@ -17,6 +17,8 @@ Cpu = Annotated[bool, typer.Option("--cpu", help="Train on the CPU even where th
 Workers = Annotated[int, typer.Option(help="Processes that prepare batches.")]
 ReportTo = Annotated[str, typer.Option(help="Where Trainer logs to besides training.json, e.g. tensorboard.")]
 
+Checkpointing = Annotated[bool, typer.Option("--gradient-checkpointing", help="Compute activations twice instead of keeping them: less memory.")]
+
 
 def pretrain(
     events: Events,
@@ -29,9 +31,12 @@ def pretrain(
     cpu: Cpu = False,
     workers: Workers = 0,
     report_to: ReportTo = "none",
+    gradient_checkpointing: Checkpointing = False,
 ) -> None:
     """Pre-train an encoder by masked reconstruction and, unless told otherwise, relational voxel objectives."""
-    _train("pretraining", recipe, events, out, None, validation, set_, seed, cpu, workers, report_to, {"relational": relational})
+    _train(
+        "pretraining", recipe, events, out, None, validation, set_, seed, cpu, workers, report_to, gradient_checkpointing, {"relational": relational}
+    )
 
 
 def finetune(
@@ -46,9 +51,10 @@ def finetune(
     cpu: Cpu = False,
     workers: Workers = 0,
     report_to: ReportTo = "none",
+    gradient_checkpointing: Checkpointing = False,
 ) -> None:
     """Fine-tune an encoder with a task head on labelled events."""
-    _train(task, recipe, events, out, source, validation, set_, seed, cpu, workers, report_to, {})
+    _train(task, recipe, events, out, source, validation, set_, seed, cpu, workers, report_to, gradient_checkpointing, {})
 
 
 def _train(
@@ -63,6 +69,7 @@ def _train(
     cpu: bool,
     workers: int,
     report_to: str,
+    gradient_checkpointing: bool,
     model: dict[str, Any],
 ) -> None:
     from .recipe import load_recipe
@@ -71,7 +78,8 @@ def _train(
     try:
         loaded = load_recipe(recipe, **dict(_parse(item) for item in overrides or []))
         loaded = load_recipe(loaded, model={**loaded.model, **model})
-        folder = train(task, loaded, list(events), out, source, validation, seed, cpu, workers, report_to=report_to)
+        options = {"report_to": report_to, "gradient_checkpointing": gradient_checkpointing}
+        folder = train(task, loaded, list(events), out, source, validation, seed, cpu, workers, **options)
     except (ValueError, FileExistsError) as error:
         raise typer.BadParameter(str(error)) from error
     typer.echo(f"saved {folder}")

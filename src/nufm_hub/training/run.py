@@ -114,6 +114,7 @@ def train(
     workers: int = 0,
     save_every: int = 5,
     report_to: str = "none",
+    gradient_checkpointing: bool = False,
 ) -> Path:
     """Train a model and save it, with its processor and `training.json`, in `output_dir/model`.
 
@@ -131,6 +132,7 @@ def train(
         workers: processes that prepare batches.
         save_every: epochs between checkpoints.
         report_to: `"tensorboard"` and the like, as for `TrainingArguments`.
+        gradient_checkpointing: compute activations twice instead of keeping them: less memory, more time, same weights.
 
     Returns:
         `output_dir/model`.
@@ -203,6 +205,7 @@ def train(
             prediction_loss_only=definition.metrics is None,
             logging_strategy="epoch",
             report_to=report_to,
+            **({"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}} if gradient_checkpointing else {}),
             disable_tqdm=False,
         ),
         train_dataset=train_events if augmentation is None else AugmentedEvents(train_events, augmentation, train_events.spec, seed),
