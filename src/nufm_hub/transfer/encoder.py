@@ -26,7 +26,7 @@ from .report import TransferReport, TransferRow
 
 # What the target derives anew: its detector, what hangs on the detector's branches, and how the source was saved.
 _NOT_INHERITED = {
-    "detector", "window_depths", "voxel_head_modes", "relational", "id2label", "label2id", "problem_type", "architectures",
+    "detector", "window_depths", "voxel_head_modes", "relational", "momentum_scales", "id2label", "label2id", "problem_type", "architectures",
     "transformers_version", "dtype", "output_hidden_states", "return_dict",
 }  # fmt: skip
 _SETTINGS = {"num_labels", "id2label", "label2id", "problem_type"}
@@ -85,7 +85,7 @@ def transfer_encoder(
     new = set(target) - set(carried)
     if set(info["missing_keys"]) != new or info["unexpected_keys"] or info["mismatched_keys"]:
         raise RuntimeError(f"transformers did not load what was planned for {head_class.__name__}: {info}")
-    _check_finite(model.state_dict(), f"the new {head_class.__name__}")
+    check_finite(model.state_dict(), f"the new {head_class.__name__}")
     return model, report
 
 
@@ -112,11 +112,12 @@ def _read_source(source: str | os.PathLike[str] | NuFMPreTrainedModel) -> tuple[
         raise ValueError(f"{name} has no NuFM encoder: it holds no weights named encoder.*")
     if lost := [k for k in absent if k.startswith("encoder.")]:
         raise ValueError(f"{name} is incomplete: {len(lost)} tensors of its encoder are not in the file, the first is {lost[0]!r}")
-    _check_finite(weights, name)
+    check_finite(weights, name)
     return name, config, weights
 
 
-def _check_finite(weights: Mapping[str, Tensor], where: str) -> None:
+def check_finite(weights: Mapping[str, Tensor], where: str) -> None:
+    """Raises ValueError that names the first tensor with NaN or infinity."""
     bad = [name for name, tensor in weights.items() if tensor.is_floating_point() and not torch.isfinite(tensor).all()]
     if bad:
         raise ValueError(f"{where}: {len(bad)} tensors hold NaN or infinity, the first is {bad[0]!r}; take another checkpoint")

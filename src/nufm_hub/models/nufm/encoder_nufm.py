@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nufm_hub.detectors import ImageBranch, TrackBranch, VoxelBranch
@@ -94,6 +95,23 @@ class NuFMTrackEmbeddings(nn.Module):
         return torch.where(some[:, None], looked, count) + self.state(some.long()) + self.source
 
 
+class NuFMEventFeatureEmbeddings(nn.Module):
+    """The one row of a branch of at most one track -> one token: numbers about the whole event or crop, as in the published transfer models."""
+
+    def __init__(self, config: NuFMConfig, branch: TrackBranch):
+        super().__init__()
+        features = len(branch.model_features)
+        self.feature_norm = nn.LayerNorm(features)
+        self.projection = nn.Linear(features, config.hidden_size)
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.source = nn.Parameter(torch.empty(config.hidden_size))
+
+    def forward(self, rows: Tensor, mask: Tensor) -> Tensor:
+        """Features (B, T, F) of which the first row counts -> (B, hidden_size)."""
+        hidden = self.projection(self.feature_norm(rows[:, 0].to(self.projection.weight.dtype)))
+        return self.norm(F.gelu(hidden)) + self.source
+
+
 class NuFMEmbeddings(nn.Module):
     """Everything that belongs to one detector."""
 
@@ -102,7 +120,10 @@ class NuFMEmbeddings(nn.Module):
         spec = config.spec
         self.voxels = nn.ModuleList(NuFMVoxelEmbeddings(config, b, first=i == 0) for i, b in enumerate(spec.voxel_branches))
         self.image = NuFMImageEmbeddings(config, spec.image_branch) if spec.image_branch else None
-        self.tracks = NuFMTrackEmbeddings(config, spec.track_branch) if spec.track_branch else None
+        self.tracks = None
+        if spec.track_branch is not None:
+            kind = NuFMEventFeatureEmbeddings if spec.track_branch.max_count == 1 else NuFMTrackEmbeddings
+            self.tracks = kind(config, spec.track_branch)
 
 
 class NuFMBranchEncoder(nn.Module):

@@ -191,9 +191,12 @@ class NuFMPreTrainedModel(PreTrainedModel):
                 needed = "image_features" if name == "image" else "track_features and track_mask"
                 raise ValueError(f"detector {spec.name!r} has the branch {branch.name!r}: give {needed} (and branch_mask False where it is absent)")
             embedded = self.embeddings.image(values) if name == "image" else self.embeddings.tracks(values, track_mask.bool())
-            event = torch.arange(batch_size, device=embedded.device)
+            present = torch.ones(batch_size, dtype=torch.bool, device=embedded.device)
             if branch_mask is not None:
-                event = branch_mask[:, spec.branches.index(branch)].bool().nonzero().squeeze(1)
+                present = branch_mask[:, spec.branches.index(branch)].bool()
+            if name == "tracks" and branch.max_count == 1:  # features of the event: without them there is nothing to say
+                present = present & track_mask.bool().any(dim=1)
+            event = present.nonzero().squeeze(1)
             tokens[name] = (embedded[event], event)
         return tokens
 
