@@ -222,6 +222,7 @@ def train(
         "git_revision": git_revision(),
         "versions": package_versions(),
         "machine": machine(),
+        "processes": processes.world_size,
         "seconds": round(time.time() - started, 1),
         "resumed": resume is not None,
         "parameters": sum(p.numel() for p in model.parameters()),
