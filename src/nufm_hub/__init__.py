@@ -27,6 +27,7 @@ _PUBLIC = {
     "AutoModelForVoxelClassification": "models",
     "NuFMConfig": "models",
     "NuFMForCharmClassification": "models",
+    "NuFMForEventParticleID": "models",
     "NuFMForEventReconstruction": "models",
     "NuFMForFlavourClassification": "models",
     "NuFMForMomentumRegression": "models",

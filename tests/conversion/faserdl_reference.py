@@ -189,8 +189,27 @@ def crop(event, w, heads, shape, window):
         tokens.append((norm(F.gelu(context), w, "context_proj.3") + w["context_type_embed"][0, 0])[None])
         present.append(torch.ones(1).bool())
     out = fuse(torch.cat(latents), torch.cat(active), torch.cat(tokens), torch.cat(present), w, heads)
-    out["particle"] = linear(norm(out["pooled"], w, "head_pid.0"), w, "head_pid.2")
+    vector = out["pooled"] + features_vector(event, w) if "meta_proj.1.weight" in w else out["pooled"]
+    out["particle"] = linear(norm(vector, w, "head_pid.0"), w, "head_pid.2")
     return out
+
+
+def features_vector(event, w):
+    hidden = linear(norm(event["features"].double(), w, "meta_proj.0", eps=1e-5), w, "meta_proj.1")
+    return linear(F.gelu(hidden), w, "meta_proj.3")
+
+
+def particles(crops, w, heads, shape, window):
+    """Class scores of all the particles of one event; torch's own layers stand between them."""
+    encoder = {name.removeprefix("encoder."): tensor for name, tensor in w.items() if name.startswith("encoder.")}
+    x = torch.stack([crop(c, encoder, heads, shape, window)["pooled"] + features_vector(c, w) for c in crops])
+    x = norm(x, w, "input_norm", eps=1e-5)
+    size = x.shape[1]
+    layer = torch.nn.TransformerEncoderLayer(size, heads, 4 * size, activation="gelu", batch_first=True, norm_first=True)
+    blocks = torch.nn.TransformerEncoder(layer, 2, enable_nested_tensor=False).double().eval()
+    blocks.load_state_dict({name.removeprefix("context_blocks."): tensor for name, tensor in w.items() if name.startswith("context_blocks.")})
+    x = norm(blocks(x[None])[0], w, "context_norm", eps=1e-5)
+    return linear(norm(x, w, "head_pid.0", eps=1e-5), w, "head_pid.2")
 
 
 class Weights(dict):
@@ -235,6 +254,11 @@ class Weights(dict):
         self.norm(f"{name}.1", middle)
         self.random(f"{name}.3.weight", self.size, *kernels[1], middle, scale=0.2)
         self.random(f"{name}.3.bias", self.size, scale=0.3)
+
+    def features(self):
+        self.norm("meta_proj.0", 31)
+        self.linear("meta_proj.1", 31, self.size)
+        self.linear("meta_proj.3", self.size, self.size)
 
     def position(self, name, grid):
         self[f"{name}.weight"] = sincos(self.size, grid).float()
@@ -297,7 +321,7 @@ def fasercal_weights(size, depth, fusion_depth, kind="finetune", sparse_ecal=Fal
     return w
 
 
-def crop_weights(size, depth, fusion_depth, window, grid, classes, context, seed=0):
+def crop_weights(size, depth, fusion_depth, window, grid, classes, context=False, features=False, seed=0):
     w = Weights(size, seed)
     w.patches("patch_embed", (4, 4, 2), (3, 3, 5))
     w.position("local_pos_embed", window)
@@ -314,6 +338,29 @@ def crop_weights(size, depth, fusion_depth, window, grid, classes, context, seed
         w.linear("context_proj.1", 31, size)
         w.norm("context_proj.3")
         w.random("context_type_embed", 1, 1, size)
+    elif features:
+        w.features()
     else:
         w["window_token_indices"], w["window_ids"] = torch.arange(10).view(2, 5), torch.arange(2)
+    return w
+
+
+def event_weights(size, depth, fusion_depth, window, grid, classes, seed=0):
+    w = Weights(size, seed)
+    w.update({f"encoder.{name}": tensor for name, tensor in crop_weights(size, depth, fusion_depth, window, grid, classes, seed=seed).items()})
+    w.features()
+    w.norm("input_norm")
+    for i in range(2):
+        name = f"context_blocks.layers.{i}"
+        w.linear(f"{name}.in", size, 3 * size)
+        for leaf in ("weight", "bias"):
+            w[f"{name}.self_attn.in_proj_{leaf}"] = w.pop(f"{name}.in.{leaf}")
+        w.linear(f"{name}.self_attn.out_proj", size, size)
+        w.linear(f"{name}.linear1", size, 4 * size)
+        w.linear(f"{name}.linear2", 4 * size, size)
+        w.norm(f"{name}.norm1")
+        w.norm(f"{name}.norm2")
+    w.norm("context_norm")
+    w.norm("head_pid.0")
+    w.linear("head_pid.2", size, classes)
     return w

@@ -18,6 +18,7 @@ from nufm_hub.conversion.names import minkowski_kernel
 from nufm_hub.detectors import TrackBranch, load_detector
 from nufm_hub.models import (
     NuFMForCharmClassification,
+    NuFMForEventParticleID,
     NuFMForFlavourClassification,
     NuFMForParticleID,
     NuFMForVertexRegression,
@@ -201,6 +202,33 @@ def test_transferred_models(tmp_path, name, shape, window, classes, size, heads,
     compare(folder, events, ["voxels"], references, [(NuFMForParticleID, folder, "particle")])
     model = NuFMForParticleID.from_pretrained(folder)
     assert list(model.config.id2label.values()) == list(load_detector(name).event_labels["particle"])
+
+
+def test_particles_with_features(tmp_path):
+    """PILArNet with 31 features a particle: one by one, and with all particles of an event."""
+    shape, window, grid = (168, 168, 180), (2, 2, 3), (7, 7, 6)
+    crops = []
+    for seed, number in enumerate([30, 5, 8, 60, 7]):
+        g = torch.Generator().manual_seed(seed)
+        crops.append({"voxels": voxels(number, shape, g, (40, 40, 60)), "features": torch.randn(31, generator=g)})
+    events = torch.tensor([0, 1, 0, 0, 1])  # need not be in order
+
+    single = theirs.crop_weights(SMALL, 1, 1, window, grid, 5, features=True)
+    folder = convert_faserdl(save(single, tmp_path / "a.ckpt"), tmp_path / "single", STATISTICS, heads=HEADS)
+    wanted = {folder: torch.stack([theirs.crop(c, single.doubles(), HEADS, shape, window)["particle"] for c in crops])}
+    multi = theirs.event_weights(SMALL, 1, 1, window, grid, 5)
+    folder = convert_faserdl(save(multi, tmp_path / "b.ckpt"), tmp_path / "multi", STATISTICS, heads=HEADS)
+    wanted[folder] = torch.empty(5, 5, dtype=torch.float64)
+    for number in (0, 1):
+        rows = (events == number).nonzero().squeeze(1)
+        wanted[folder][rows] = theirs.particles([crops[i] for i in rows], multi.doubles(), HEADS, shape, window)
+    assert "encoder.head_pid.2.weight" in json.loads((folder / "conversion.json").read_text())["left_out"]
+
+    for place, logits in wanted.items():
+        for dtype in (torch.float32, torch.float64):
+            model = NuFMForEventParticleID.from_pretrained(place, dtype=dtype).eval()
+            with torch.no_grad():
+                close(model(**batch(crops, ["voxels"]), particle_event=events).logits, logits, place.name)
 
 
 def test_minkowski_kernels(tmp_path):

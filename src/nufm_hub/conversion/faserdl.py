@@ -1,7 +1,8 @@
 """faserDL checkpoints (https://github.com/saulam/faserDL, MIT; spconv era) to folders of this package.
 
-Read: pre-training and fine-tuning models of FASERCal, and the particle models transferred to PILArNet and to the scintillator tracker. What
-has no counterpart here is left out and listed in `conversion.json`: the pre-training decoder, and the heads of other tasks.
+Read: pre-training and fine-tuning models of FASERCal, and the particle models transferred to PILArNet (crops alone, with features, whole
+events) and to the scintillator tracker. What has no counterpart here is left out and listed in `conversion.json`: the pre-training decoder,
+and the heads of other tasks.
 """
 
 from __future__ import annotations
@@ -26,9 +27,10 @@ from nufm_hub.models.nufm import NuFMPreTrainedModel
 from nufm_hub.models.nufm.layers_nufm import sincos_position
 from nufm_hub.transfer.encoder import check_finite
 
-from .names import Layout, crop_layout, fasercal_layout
+from .names import Layout, crop_layout, event_layout, fasercal_layout
 
 RECORD_FILE = "conversion.json"
+_WITH_FEATURES = ("pilarnet-features", "pilarnet-event")  # kinds whose features are added to the particle's vector
 # Task -> model class, and their head.
 _TASKS = {
     "encoder": ("NuFMModel", None),
@@ -37,12 +39,12 @@ _TASKS = {
     "vertex": ("NuFMForVertexRegression", "heads.vertex"),
     "particle": ("NuFMForParticleID", "head_pid"),
 }
-_INDICES = re.compile(r"((fcal|ahcal|ecal)_patch_size(_buf)?|(intra_)?idx_template|(module|window)_token_indices|window_ids)")
+_INDICES = re.compile(r"(encoder\.)?((fcal|ahcal|ecal)_patch_size(_buf)?|(intra_)?idx_template|(module|window)_token_indices|window_ids)")
 _PRETRAINING = re.compile(
     r"(decoder_\w+_pos_embed|module_embed_dec|(ahcal_|ecal_)?query_tokens|global_query|enc_to_dec|decode_lat_xattn_blocks|\w+_voxel_head|"
     r"\w+_sep_basis|(ecal|muon)_recon_head|heads\.(gho|hie|pid|occ|reg|occ_ahcal|reg_ahcal|occ_ecal|reg_ecal))(\..+)?"
 )
-_HEADS = re.compile(r"(heads\.(flavour|charm|vis|jet|vertex)|head_pid)\.(0|2|2\.mlp)\.(weight|bias)")
+_HEADS = re.compile(r"(heads\.(flavour|charm|vis|jet|vertex)|(encoder\.)?head_pid)\.(0|2|2\.mlp)\.(weight|bias)")
 
 
 def convert_faserdl(
@@ -80,9 +82,9 @@ def convert_faserdl(
     check_finite(weights, str(checkpoint))
     kind = _kind(weights, checkpoint)
     spec = _detector(kind, weights, detector)
-    layout = fasercal_layout(spec) if kind == "fasercal" else crop_layout(kind, spec.voxel_branches[0], spec)
+    layout = _layout(kind, spec)
     cls, head = _task(kind, weights, task)
-    if head is not None:
+    if head is not None and kind == "fasercal":
         layout.modules |= {f"{head}.0": "head.norm", f"{head}.2": "head.output"}
     config = _config(kind, weights, spec, heads, weights[f"{head}.2.weight"].shape[0] if head else None)
     renamed, unused = _rename(weights, layout, config.hidden_size, checkpoint)
@@ -121,8 +123,10 @@ def _read(path: Path) -> tuple[dict[str, Tensor], list[str]]:
 def _kind(weights: Mapping[str, Tensor], path: Path) -> str:
     if "module_cls_token" in weights:
         return "fasercal"
+    if "encoder.cls_token" in weights and "meta_proj.1.weight" in weights:
+        return "pilarnet-event"
     if "cls_token" in weights and "local_pos_embed.weight" in weights:
-        return "scintillator" if "context_type_embed" in weights else "pilarnet"
+        return "scintillator" if "context_type_embed" in weights else "pilarnet-features" if "meta_proj.1.weight" in weights else "pilarnet"
     raise ValueError(f"{path} is no faserDL encoder of a layout known here: it has neither module_cls_token nor cls_token and local_pos_embed.weight")
 
 
@@ -134,7 +138,14 @@ def _detector(kind: str, weights: Mapping[str, Tensor], given: Any) -> DetectorS
     if kind == "scintillator":
         return crop_detector(load_detector("superfgd"), (120, 120, 120), (12, 12, 10), (2, 2, 2), "clamp")
     crops = crop_detector(load_detector("pilarnet"), (168, 168, 180), (12, 12, 10), (2, 2, 3), "scale")
-    return replace(crops, branches=crops.voxel_branches)  # the published single-particle model sees the crop alone
+    return replace(crops, branches=crops.voxel_branches) if kind == "pilarnet" else crops
+
+
+def _layout(kind: str, spec: DetectorSpec) -> Layout:
+    if kind == "fasercal":
+        return fasercal_layout(spec)
+    branch = spec.voxel_branches[0]
+    return event_layout(branch, spec) if kind == "pilarnet-event" else crop_layout(kind, branch, spec)
 
 
 def _fasercal(weights: Mapping[str, Tensor], given: Any) -> DetectorSpec:
@@ -161,14 +172,20 @@ def _fasercal(weights: Mapping[str, Tensor], given: Any) -> DetectorSpec:
 
 def _task(kind: str, weights: Mapping[str, Tensor], task: str | None) -> tuple[type[NuFMPreTrainedModel], str | None]:
     heads = {name: head for name, (_, head) in _TASKS.items() if head is None or f"{head}.2.weight" in weights}
+    if kind in _WITH_FEATURES:
+        del heads["encoder"]  # features enter in the head
     if task is None:
         task = next((name for name in ("particle", "flavour") if name in heads), "encoder")
     if task not in heads:
         raise ValueError(f"task={task!r}: this {kind} checkpoint can become one of {sorted(heads)}")
-    return getattr(models, _TASKS[task][0]), heads[task]
+    return getattr(models, "NuFMForEventParticleID" if kind in _WITH_FEATURES else _TASKS[task][0]), heads[task]
 
 
 def _config(kind: str, weights: Mapping[str, Tensor], spec: DetectorSpec, heads: int, outputs: int | None) -> NuFMConfig:
+    context_depth = 1 + max((int(name.split(".")[2]) for name in weights if name.startswith("context_blocks.")), default=-1)
+    if kind == "pilarnet-event":
+        weights = {name.removeprefix("encoder."): tensor for name, tensor in weights.items() if name.startswith("encoder.")}
+
     def depth(prefix: str) -> int:
         return 1 + max((int(m[1]) for name in weights if (m := re.match(rf"{prefix}\.(\d+)\.", name))), default=-1)
 
@@ -189,6 +206,7 @@ def _config(kind: str, weights: Mapping[str, Tensor], spec: DetectorSpec, heads:
         num_window_cls=cls_token.shape[1],
         window_position="learned" if kind == "fasercal" else "sincos",
         min_voxels_per_branch=2 if kind == "fasercal" else 1,
+        context_depth=context_depth,
         **labels,
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
@@ -15,8 +15,9 @@ from nufm_hub.models.nufm.patch_embedding import patch_kernels
 _LAYER = {
     "norm1": "attention_norm", "norm_q": "attention_norm", "norm_kv": "context_norm", "norm2": "mlp_norm", "attn.q": "attention.query",
     "attn.kv": "attention.key_value", "attn.proj": "attention.output", "mlp.fc1": "mlp.0", "mlp.fc2": "mlp.2",
+    "self_attn.out_proj": "attention.output", "linear1": "mlp.0", "linear2": "mlp.2",
 }  # fmt: skip
-_QKV = "attn.qkv"
+_QKV = ("attn.qkv", "self_attn.in_proj")
 # Three convolution modules at most: theirs at place 0, 1 and 3 of a sequence, or one alone.
 _PATCH = {"0": "sub_projection", "1": "sub_norm", "3": "projection", "": "projection"}
 
@@ -47,7 +48,7 @@ class Layout:
 
     def convert(self, name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
         """Our names and tensors for one of theirs; nothing when the name is none of this layout."""
-        module, _, leaf = name.rpartition(".")
+        module, _, leaf = name.replace("in_proj_", "in_proj.").rpartition(".")
         if name in self.tokens:
             ours = self.tokens[name]
             yield ours, tensor[0, 0] if ours.endswith(".source") else tensor[0]
@@ -57,7 +58,7 @@ class Layout:
             yield f"{self.modules[module]}.{leaf}", tensor
         elif block := self._block(module):
             ours, part = block
-            if part == _QKV:
+            if part in _QKV:
                 size = tensor.shape[0] // 3
                 yield f"{ours}.attention.query.{leaf}", tensor[:size]
                 yield f"{ours}.attention.key_value.{leaf}", tensor[size:]
@@ -149,11 +150,34 @@ def crop_layout(name: str, branch: VoxelBranch, spec: DetectorSpec) -> Layout:
         positions={"local_pos_embed.weight": branch.window, "window_pos_embed.weight": branch.window_grid},
         kernels=_kernels(spec),
     )
-    if spec.track_branch is not None:
+    if name == "scintillator":
         layout.tokens["context_type_embed"] = "embeddings.tracks.source"
         for theirs, ours in (("0", "feature_norm"), ("1", "projection"), ("3", "norm")):
             layout.modules[f"context_proj.{theirs}"] = f"embeddings.tracks.{ours}"
+    if name == "pilarnet-features":
+        layout.modules |= _FEATURES
     return layout
+
+
+def event_layout(branch: VoxelBranch, spec: DetectorSpec) -> Layout:
+    """The multi-particle model: the crop's encoder under `encoder.`, and torch's `TransformerEncoder` between the particles."""
+    crop = crop_layout("pilarnet", branch, spec)
+    layout = replace(
+        crop,
+        name="pilarnet-event",
+        stacks={f"encoder.{k}": v for k, v in crop.stacks.items()} | {"context_blocks.layers.{i}": "head.layers.{i}"},
+        modules={f"encoder.{k}": v for k, v in crop.modules.items() if not k.startswith("head_pid")},
+        patches={f"encoder.{k}": v for k, v in crop.patches.items()},
+        tokens={f"encoder.{k}": v for k, v in crop.tokens.items()},
+        positions={f"encoder.{k}": v for k, v in crop.positions.items()},
+    )
+    layout.modules |= _FEATURES | {
+        "input_norm": "head.input_norm", "context_norm": "head.context_norm", "head_pid.0": "head.norm", "head_pid.2": "head.output",
+    }  # fmt: skip
+    return layout
+
+
+_FEATURES = {"meta_proj.0": "head.feature_norm", "meta_proj.1": "head.feature_mlp.0", "meta_proj.3": "head.feature_mlp.2"}
 
 
 _FUSION = {"lat_xattn_blocks.{i}": "encoder.cross_layers.{i}", "latent_self_blocks.{i}": "encoder.self_layers.{i}"}

@@ -13,6 +13,7 @@ from .auto import (
 from .nufm import (
     NuFMConfig,
     NuFMForCharmClassification,
+    NuFMForEventParticleID,
     NuFMForEventReconstruction,
     NuFMForFlavourClassification,
     NuFMForMomentumRegression,
@@ -34,6 +35,7 @@ __all__ = [
     "AutoModelForVoxelClassification",
     "NuFMConfig",
     "NuFMForCharmClassification",
+    "NuFMForEventParticleID",
     "NuFMForEventReconstruction",
     "NuFMForFlavourClassification",
     "NuFMForMomentumRegression",

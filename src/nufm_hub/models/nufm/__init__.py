@@ -10,6 +10,7 @@ from .modeling_nufm import (
     NuFMModelOutput,
     NuFMPreTrainedModel,
 )
+from .particles_nufm import NuFMForEventParticleID
 from .pretraining_nufm import NuFMForPreTraining, NuFMForPreTrainingOutput
 from .processing_nufm import NuFMProcessor
 from .reconstruction_nufm import NuFMForCharmClassification, NuFMForEventReconstruction, NuFMForMomentumRegression, NuFMReconstructionOutput
@@ -18,6 +19,7 @@ from .voxels_nufm import NuFMForVoxelClassification, NuFMVoxelOutput
 __all__ = [
     "NuFMConfig",
     "NuFMForCharmClassification",
+    "NuFMForEventParticleID",
     "NuFMForEventReconstruction",
     "NuFMForFlavourClassification",
     "NuFMForMomentumRegression",

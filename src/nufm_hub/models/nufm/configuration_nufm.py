@@ -56,6 +56,8 @@ class NuFMConfig(PreTrainedConfig):
         initializer_range: standard deviation of CLS, source and query vectors at the start; window vectors start at 1.
         head_dropout, head_init_std: dropout before, and standard deviation of the (truncated normal) start of, the task heads' linear layer.
         label_smoothing: of the classification heads' cross-entropy.
+        context_depth, context_dropout: layers in which the particles of an event look at each other, and dropout there, of
+            `NuFMForEventParticleID`.
         decoder_hidden_size, decoder_num_attention_heads, decoder_depth: sizes of the pre-training decoder.
         voxel_head_modes: features per voxel that the decoder expands a patch into, one number per voxel branch (default 8, then 4).
         mask_ratio: share of the occupied patches of each window hidden in masked pre-training; the image and track tokens are dropped
@@ -96,6 +98,8 @@ class NuFMConfig(PreTrainedConfig):
     head_dropout: float = 0.0
     head_init_std: float = 2e-5
     label_smoothing: float = 0.0
+    context_depth: int = 2
+    context_dropout: float = 0.1
     decoder_hidden_size: int = 256
     decoder_num_attention_heads: int = 8
     decoder_depth: int = 2
@@ -134,11 +138,12 @@ class NuFMConfig(PreTrainedConfig):
             value = getattr(self, key)
             if len(value) != len(branches) or any(not isinstance(v, int) or v < 0 for v in value):
                 raise ValueError(f"{key}={value} needs one number >= 0 for each voxel branch of {spec.name!r}: {branches}")
-        for key, low in (("fusion_depth", 1), ("num_window_cls", 1), ("min_voxels_per_branch", 1), ("decoder_depth", 1), ("occupancy_distance", 0)):
+        at_least_one = ("fusion_depth", "num_window_cls", "min_voxels_per_branch", "decoder_depth")
+        for key, low in (*((key, 1) for key in at_least_one), ("occupancy_distance", 0), ("context_depth", 0)):
             if getattr(self, key) < low:
                 raise ValueError(f"{key}={getattr(self, key)} must be at least {low}")
         for key in (
-            "hidden_dropout", "attention_dropout", "drop_path_rate", "head_dropout", "label_smoothing", "mask_ratio",
+            "hidden_dropout", "attention_dropout", "drop_path_rate", "head_dropout", "label_smoothing", "context_dropout", "mask_ratio",
             "relational_mask_ratio", "relational_probability", "occupancy_smoothing",
         ):  # fmt: skip
             value = getattr(self, key)

@@ -185,7 +185,7 @@ class NuFMPreTrainedModel(PreTrainedModel):
         """Tokens (T, hidden_size) of the image and of the tracks, with their events int64 (T,); absent branches make none."""
         spec, tokens = self.config.spec, {}
         for name, branch, values in (("image", spec.image_branch, image_features), ("tracks", spec.track_branch, track_features)):
-            if branch is None:
+            if branch is None or getattr(self.embeddings, name) is None:
                 continue
             if values is None or (name == "tracks" and track_mask is None):
                 needed = "image_features" if name == "image" else "track_features and track_mask"
@@ -293,8 +293,11 @@ class _NuFMTaskModel(NuFMPreTrainedModel):
 
     def __init__(self, config: NuFMConfig, outputs: int):
         super().__init__(config)
-        self.head = NuFMHead(config, outputs)
+        self.head = self._make_head(config, outputs)
         self.post_init()
+
+    def _make_head(self, config: NuFMConfig, outputs: int) -> nn.Module:
+        return NuFMHead(config, outputs)
 
     def task_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         raise NotImplementedError
