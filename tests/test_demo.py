@@ -60,7 +60,7 @@ def test_an_existing_folder_is_refused_and_kept(tmp_path):
     (tmp_path / "mine").write_text("precious")
     result = CliRunner().invoke(app, ["demo", "--out", str(tmp_path)])
     assert result.exit_code == 2
-    assert "exists already" in result.output
+    assert "--overwrite" in result.output
     assert (tmp_path / "mine").read_text() == "precious"
 
 

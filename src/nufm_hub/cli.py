@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from nufm_hub.conversion.command import convert
 from nufm_hub.display.command import show
 from nufm_hub.events.command import check_leaks, convert_data, distort
 from nufm_hub.simulation.command import app as simulate
@@ -17,7 +18,7 @@ from nufm_hub.training.command import finetune, pretrain
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Pretrained encoders for neutrino detectors.")
 app.add_typer(simulate, name="simulate")
-for command in (convert_data, check_leaks, distort, show, pretrain, finetune):
+for command in (convert_data, check_leaks, distort, show, pretrain, finetune, convert):
     app.command()(command)
 
 

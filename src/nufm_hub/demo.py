@@ -92,7 +92,8 @@ def _write_predictions(path: Path, events: list[Event], flavour: list[dict[str, 
 def print_report(metrics: dict[str, Any], out: Path, console: Console | None = None) -> None:
     """One table and where the files are."""
     console = console or Console()
-    table = Table(title=f"{FLAVOUR_MODEL} on {metrics['flavour']['num_events']} held-out events")
+    console.print(f"{FLAVOUR_MODEL} and {VERTEX_MODEL} on {metrics['flavour']['num_events']} held-out events", soft_wrap=True)
+    table = Table()
     for column in ("class", "events", "purity", "efficiency"):
         table.add_column(column, justify="left" if column == "class" else "right")
     c = metrics["classes"]
@@ -105,7 +106,7 @@ def print_report(metrics: dict[str, Any], out: Path, console: Console | None = N
         ("  the same for always predicting the mean training vertex", metrics["vertex_baseline"], "vertex_error_mean", 0),
     ):
         value, low, high = (f"{result[k]:.{digits}f}" for k in (key, f"{key}_low", f"{key}_high"))
-        console.print(f"{text}: {value}, 95 % interval {low} to {high}, {result['num_events']} events")
+        console.print(f"{text}: {value}, 95 % interval {low} to {high}, {result['num_events']} events", soft_wrap=True)
     for path in sorted(out.iterdir()):
         console.print(f"  {path}", soft_wrap=True)
 
