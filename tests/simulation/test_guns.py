@@ -36,7 +36,8 @@ def test_runs_are_the_same_with_any_number_of_workers(tmp_path):
     for workers in (1, 2):
         run_simulation(settings, 210, 4, tmp_path / str(workers), workers=workers, shard_size=130)
     for name in ("superfgd-00000.parquet", "superfgd-00001.parquet"):
-        assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes()
+        same = (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes()
+        assert same, name
 
 
 # Pieces of deposits ---------------------------------------------------------------------------------------------------------------------------------

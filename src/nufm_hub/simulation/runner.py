@@ -197,7 +197,8 @@ class _EventStream:
         self._pool: ProcessPoolExecutor | None = None
 
     def __enter__(self) -> Iterator[tuple[Event, Counter[str]]]:
-        if self._workers <= 1:
+        # Geant4 keeps global tables: another simulation that ran in this process before would change the events.
+        if not self._batches or (self._workers == 1 and "calzone" not in self._settings.packages):
             return self._in_process()
         for variable in _THREAD_VARIABLES:
             os.environ.setdefault(variable, "1")
