@@ -1,6 +1,8 @@
 """What the first command of the README shows, through the command line."""
 
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -44,6 +46,18 @@ def test_bundled_models_know_something(demo):
     assert metrics["flavour"]["num_events"] == 120
     assert metrics["flavour"]["macro_auroc_low"] > 0.5
     assert metrics["vertex"]["vertex_error_mean_high"] < metrics["vertex_baseline"]["vertex_error_mean_low"]
+
+
+def test_the_readme_says_what_the_demonstration_measures(demo):
+    metrics = json.loads((demo[0] / "metrics.json").read_text())
+    text = " ".join((Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8").split())
+    flavour = re.search(r"macro-AUROC ([\d.]+) \(95 % interval ([\d.]+) to ([\d.]+)\)", text)
+    vertex = re.search(r"vertex error (\d+) mm \((\d+) to (\d+); (\d+) mm for always", text)
+    keys = ("macro_auroc", "macro_auroc_low", "macro_auroc_high")
+    assert [float(x) for x in flavour.groups()] == pytest.approx([metrics["flavour"][k] for k in keys], abs=0.002)
+    keys = ("vertex_error_mean", "vertex_error_mean_low", "vertex_error_mean_high")
+    measured = [*(metrics["vertex"][k] for k in keys), metrics["vertex_baseline"]["vertex_error_mean"]]
+    assert [float(x) for x in vertex.groups()] == pytest.approx(measured, abs=1)
 
 
 def test_displays_and_report(demo):

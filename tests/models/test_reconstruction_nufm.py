@@ -176,7 +176,7 @@ def test_learns_all_quantities_of_a_few_events(toy):
     torch.manual_seed(0)
     net = model(toy, head_init_std=2e-5).train()
     batch, truth = toy.collate([toy.event(120, 20, 1, seed=s) for s in range(6)]), labels()
-    optimiser = torch.optim.AdamW(net.parameters(), lr=3e-3)
+    optimiser = torch.optim.AdamW(net.parameters(), lr=2e-3)
     decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, 300)
     for _ in range(300):
         optimiser.zero_grad()
@@ -189,6 +189,6 @@ def test_learns_all_quantities_of_a_few_events(toy):
     for name in ("visible_momentum", "jet_momentum"):
         error = (out[name] - truth[name]).abs()
         assert (error[:, :2] < 1.0).all()
-        assert (error[:, 2] / truth[name][:, 2]).mean() < 0.15
+        assert (error[:, 2] / truth[name][:, 2] < 0.15).all()
     assert (out.vertex - truth["vertex"]).abs().max() < 0.2
     assert net.head["task_weight"].weights()["flavour"] > 1.1  # a small loss comes to count more
