@@ -16,7 +16,7 @@ Seed = Annotated[int, typer.Option(help="Seed of weights, order, augmentation an
 Cpu = Annotated[bool, typer.Option("--cpu", help="Train on the CPU even where there is a GPU.")]
 Workers = Annotated[int, typer.Option(help="Processes that prepare batches.")]
 ReportTo = Annotated[str, typer.Option(help="Where Trainer logs to besides training.json, e.g. tensorboard.")]
-
+MaxEvents = Annotated[int | None, typer.Option(help="Learn from so many of the events only: a random subset, nested for one seed.")]
 Checkpointing = Annotated[bool, typer.Option("--gradient-checkpointing", help="Compute activations twice instead of keeping them: less memory.")]
 
 
@@ -52,9 +52,10 @@ def finetune(
     workers: Workers = 0,
     report_to: ReportTo = "none",
     gradient_checkpointing: Checkpointing = False,
+    max_events: MaxEvents = None,
 ) -> None:
     """Fine-tune an encoder with a task head on labelled events."""
-    _train(task, recipe, events, out, source, validation, set_, seed, cpu, workers, report_to, gradient_checkpointing, {})
+    _train(task, recipe, events, out, source, validation, set_, seed, cpu, workers, report_to, gradient_checkpointing, {}, max_events)
 
 
 def _train(
@@ -71,6 +72,7 @@ def _train(
     report_to: str,
     gradient_checkpointing: bool,
     model: dict[str, Any],
+    max_events: int | None = None,
 ) -> None:
     from .recipe import load_recipe
     from .run import train
@@ -78,7 +80,7 @@ def _train(
     try:
         loaded = load_recipe(recipe, **dict(_parse(item) for item in overrides or []))
         loaded = load_recipe(loaded, model={**loaded.model, **model})
-        options = {"report_to": report_to, "gradient_checkpointing": gradient_checkpointing}
+        options = {"report_to": report_to, "gradient_checkpointing": gradient_checkpointing, "max_events": max_events}
         folder = train(task, loaded, list(events), out, source, validation, seed, cpu, workers, **options)
     except (ValueError, FileExistsError) as error:
         raise typer.BadParameter(str(error)) from error

@@ -11,9 +11,36 @@ from torch.utils.data import Dataset
 from transformers import TrainerCallback
 
 from nufm_hub.detectors import DetectorSpec
-from nufm_hub.events import Event
+from nufm_hub.events import Event, EventDataset
 from nufm_hub.events.augmentation import Augmentation
 from nufm_hub.models.nufm.processing_nufm import NuFMProcessor
+
+
+class EventSubset(Dataset[Event]):
+    """The first `count` events of a random order of `events` that the seed gives: of one seed, the smaller subset lies in the larger one.
+
+    Raises:
+        ValueError: there are fewer than `count` events, or `count` is not positive.
+    """
+
+    def __init__(self, events: EventDataset, count: int, seed: int) -> None:
+        if not 0 < count <= len(events):
+            raise ValueError(f"cannot take {count} of {len(events)} events: give a number from 1 to {len(events)}, or more data")
+        self.events, self.indices = events, np.random.default_rng(seed).permutation(len(events))[:count]
+
+    @property
+    def spec(self) -> DetectorSpec:
+        return self.events.spec
+
+    @property
+    def files(self) -> list[str]:
+        return self.events.files
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Event:
+        return self.events[self.indices[index]]
 
 
 class AugmentedEvents(Dataset[Event]):

@@ -30,7 +30,7 @@ from nufm_hub.models import (
 )
 from nufm_hub.provenance import git_revision, machine, package_versions
 
-from .data import AugmentedEvents, NuFMCollator, SetEpoch
+from .data import AugmentedEvents, EventSubset, NuFMCollator, SetEpoch
 from .ema import ExponentialMovingAverage
 from .optimiser import parameter_groups
 from .recipe import Recipe, load_recipe
@@ -115,6 +115,7 @@ def train(
     save_every: int = 5,
     report_to: str = "none",
     gradient_checkpointing: bool = False,
+    max_events: int | None = None,
 ) -> Path:
     """Train a model and save it, with its processor and `training.json`, in `output_dir/model`.
 
@@ -133,12 +134,14 @@ def train(
         save_every: epochs between checkpoints.
         report_to: `"tensorboard"` and the like, as for `TrainingArguments`.
         gradient_checkpointing: compute activations twice instead of keeping them: less memory, more time, same weights.
+        max_events: use only so many of the events, for weights and statistics alike: the first of a random order that the seed gives,
+            so that of one seed the smaller subset lies in the larger one.
 
     Returns:
         `output_dir/model`.
 
     Raises:
-        ValueError: unknown task or recipe, or data of another detector than the source's.
+        ValueError: unknown task or recipe, data of another detector than the source's, or fewer events than `max_events`.
         FileExistsError: `output_dir` holds a finished run, a run with other settings, or other files.
     """
     if task not in TASKS:
@@ -148,6 +151,8 @@ def train(
     with processes.main_process_first(local=False):
         train_events = EventDataset(events)
         validation_events = EventDataset(validation, detector=train_events.spec) if validation is not None else None
+        if max_events is not None:
+            train_events = EventSubset(train_events, max_events, seed)
         settings = {
             "task": task,
             "source": source,
@@ -155,6 +160,8 @@ def train(
             "seed": seed,
             "data": {"train": describe_data(train_events), "validation": None if validation_events is None else describe_data(validation_events)},
         }
+        if max_events is not None:
+            settings["max_events"] = max_events
         resume = _claim(output_dir, settings)
 
     set_seed(seed)
@@ -165,8 +172,9 @@ def train(
                 f"{source} reads detector {processor.spec.name!r} (hash {processor.spec.hash}), the events are of {train_events.spec.name!r} "
                 f"(hash {train_events.spec.hash}): transfer the encoder to the new detector first"
             )
-        if definition.momenta and processor.momentum_scales is None:
-            processor = processor.with_targets(train_events[i] for i in range(len(train_events)))
+        if max_events is not None or (definition.momenta and processor.momentum_scales is None):
+            # The source may have seen the truth of more events than it is to learn from now.
+            processor = processor.with_targets((train_events[i] for i in range(len(train_events))), replace=max_events is not None)
     else:
         processor = NuFMProcessor.fit((train_events[i] for i in range(len(train_events))), train_events.spec)
     options = recipe.model | ({"momentum_scales": processor.momentum_scales} if definition.momenta else {})
@@ -243,7 +251,7 @@ def save_checkpoint(model: PreTrainedModel, processor: NuFMProcessor, record: Ma
         (temporary / "training.json").write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def describe_data(events: EventDataset) -> dict[str, Any]:
+def describe_data(events: EventDataset | EventSubset) -> dict[str, Any]:
     """Detector, number of events and where they came from; file names only, no folders."""
     simulations = []
     for folder in sorted({Path(f).parent for f in events.files}):

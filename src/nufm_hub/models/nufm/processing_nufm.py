@@ -101,9 +101,13 @@ class NuFMProcessor(FeatureExtractionMixin):
             raise ValueError(f"cannot fit a processor for {spec.name!r}: none of {count} events has a voxel in branch {first!r}")
         return cls(spec, statistics | _fit_targets(truths))
 
-    def with_targets(self, events: Iterable[Event]) -> NuFMProcessor:
-        """This processor, with the scales of vertex and momenta that it lacks measured on events; inputs stay as they are."""
-        return type(self)(self.spec, _fit_targets([_targets(event) for event in events]) | self.statistics)
+    def with_targets(self, events: Iterable[Event], replace: bool = False) -> NuFMProcessor:
+        """This processor, with the scales of vertex and momenta that it lacks measured on events, or with `replace` all of them anew.
+
+        Inputs stay as they are.
+        """
+        measured = _fit_targets([_targets(event) for event in events])
+        return type(self)(self.spec, self.statistics | measured if replace else measured | self.statistics)
 
     @property
     def momentum_scales(self) -> dict[str, dict[str, float]] | None:
@@ -344,7 +348,10 @@ def _fit_targets(truths: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
     statistics: dict[str, Any] = {}
     if len(vertices := stack([t["vertex"] for t in truths if "vertex" in t])):
-        statistics["vertex"] = {"mean": vertices.mean(0).tolist(), "std": np.maximum(vertices.std(0), 1e-6).tolist()}
+        # One scale for the three axes: a squared error on it is the squared distance. Each axis on its own spread would give the narrow
+        # axes of a beam, where there is little to gain, most of the loss.
+        spread = max(float(np.sqrt(vertices.var(0).mean())), 1e-6)
+        statistics["vertex"] = {"mean": vertices.mean(0).tolist(), "std": [spread] * 3}
     both = [t for t in truths if "visible_momentum" in t and "jet_momentum" in t]
     if both:
         cc = np.array([bool(t.get("is_cc", False)) for t in both])
