@@ -1,0 +1,12 @@
+"""`nufm study`: studies from the command line. Heavy imports happen inside the commands, so that `nufm --help` stays quick."""
+
+from __future__ import annotations
+
+import typer
+
+app = typer.Typer(help="Studies: trainings and evaluations that answer one question, resumable, as tables and plots.", no_args_is_help=True)
+
+
+@app.callback()
+def study() -> None:
+    """Studies; repeat a command to resume it, start it several times to share the work."""
