@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -97,7 +98,10 @@ def write_results(name: str, rows: Sequence[Row], summary: Mapping[str, Any], fo
     folder = Path(folder)
     write_table(rows, folder / f"{name}.csv")
     with new_file(folder / f"{name}.json", overwrite=True) as temporary:
-        temporary.write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        text = json.dumps(summary, indent=1, allow_nan=False)
+        # Lists of numbers on one line each.
+        text = re.sub(r"\[(?:[-+.,\s\deE]|null)+\]", lambda m: " ".join(m[0].split()), text)
+        temporary.write_text(text + "\n", encoding="utf-8")
 
 
 def write_table(rows: Sequence[Row], path: str | Path) -> None:

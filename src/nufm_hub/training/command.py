@@ -78,7 +78,7 @@ def _train(
     from .run import train
 
     try:
-        loaded = load_recipe(recipe, **dict(_parse(item) for item in overrides or []))
+        loaded = load_recipe(recipe, **parse_values(overrides))
         loaded = load_recipe(loaded, model={**loaded.model, **model})
         options = {"report_to": report_to, "gradient_checkpointing": gradient_checkpointing, "max_events": max_events}
         folder = train(task, loaded, list(events), out, source, validation, seed, cpu, workers, **options)
@@ -87,11 +87,19 @@ def _train(
     typer.echo(f"saved {folder}")
 
 
-def _parse(item: str) -> tuple[str, Any]:
-    name, found, value = item.partition("=")
-    if not found:
-        raise ValueError(f"--set {item!r} is not name=value")
-    try:
-        return name, json.loads(value)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"--set {item!r}: the value is not JSON (quote strings): {error}") from error
+def parse_values(items: list[str] | None) -> dict[str, Any]:
+    """What `--set` gives: `["epochs=5"]` to `{"epochs": 5}`.
+
+    Raises:
+        ValueError: an item that is not name=value with a value in JSON.
+    """
+    values = {}
+    for item in items or []:
+        name, found, value = item.partition("=")
+        if not found:
+            raise ValueError(f"--set {item!r} is not name=value")
+        try:
+            values[name] = json.loads(value)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"--set {item!r}: the value is not JSON (quote strings): {error}") from error
+    return values

@@ -1,0 +1,283 @@
+"""How far labels go: the same fine-tuning from different initialisations with fewer and more labelled events."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nufm_hub.events import list_shards
+from nufm_hub.training import TASKS
+
+from .fine_tuning import Events, Paths, describe_source, fine_tune_and_evaluate
+from .label_factor import REFERENCE, compare_with_reference
+from .plan import Plan, Setting
+from .plots import Panel, plot_curves
+from .runs import StudyRun, execute, finished
+from .tables import Row, flatten, metrics_of, summarise, write_results, write_table
+from .tuning import choose, objective
+
+NAME = "data-efficiency"
+ALL = "all"
+_TITLES = {
+    "flavour.macro_auroc": "flavour macro-AUROC",
+    "charm.macro_auroc": "charm macro-AUROC",
+    "vertex.vertex_error_mean": "mean vertex error [mm]",
+}
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is compared.
+
+    Attributes:
+        task: of `nufm_hub.training.TASKS`.
+        initialisations: name -> id or folder of the checkpoint to start from, None for random weights.
+        budgets: numbers of labelled events, or `"all"`.
+        seeds: each decides the subset of events, the new weights, the order and the augmentation.
+        plan: recipe, epochs and tuning.
+    """
+
+    task: str
+    initialisations: Mapping[str, str | None]
+    budgets: Sequence[int | str]
+    seeds: Sequence[int]
+    plan: Plan
+
+    def __post_init__(self) -> None:
+        if self.task not in TASKS or self.task == "pretraining":
+            raise ValueError(f"task {self.task!r} is not one of {sorted(TASKS.keys() - {'pretraining'})}")
+        for what in ("initialisations", "budgets", "seeds"):
+            if not getattr(self, what) or len(set(getattr(self, what))) < len(getattr(self, what)):
+                raise ValueError(f"{what} {list(getattr(self, what))}: give one or more, each once")
+        if shared := set(self.seeds) & set(self.plan.tuning.seeds):
+            raise ValueError(f"seeds {sorted(shared)} are those of the tuning: give others, so that no run is one that settings were chosen by")
+
+    def labels(self, available: int) -> list[int]:
+        """The budgets as ascending numbers of events.
+
+        Raises:
+            ValueError: a budget that is no number, or larger than what there is.
+        """
+        numbers = set()
+        for budget in self.budgets:
+            number = available if budget == ALL else int(budget) if str(budget).isdecimal() else 0
+            if not 0 < number <= available:
+                raise ValueError(f"budget {budget!r}: give numbers from 1 to {available}, the number of training events, or {ALL!r}")
+            numbers.add(number)
+        return sorted(numbers)
+
+
+def data_efficiency(
+    study: Study,
+    events: Paths,
+    validation: Paths,
+    test: Paths,
+    out: str | Path,
+    results: str | Path,
+    use_cpu: bool = False,
+    workers: int = 0,
+    summarise_only: bool = False,
+) -> dict[str, Any]:
+    """Tune each initialisation on validation events, then train it with each budget and seed and evaluate it on test events.
+
+    Test events are not opened before the tuning is complete. May be interrupted at any time and repeated, and executed by several processes
+    at once, see `runs.execute`.
+
+    Args:
+        study: what is compared.
+        events, validation, test: parquet files, folders or globs.
+        out: folder of the runs.
+        results: folder for `data-efficiency.csv` (a row a run), `.json` (summary and where it came from), `-*.png`, `-tuning.csv`.
+        use_cpu: stay on the CPU even where there is a GPU.
+        workers: processes that prepare batches.
+        summarise_only: train nothing; write the results of what is finished.
+
+    Returns:
+        What is in the JSON file.
+
+    Raises:
+        ValueError: bad events, checkpoints or budgets, or runs in `out` that were made with other settings.
+    """
+    out, results = Path(out), Path(results)
+    _refuse_shared_files({"events": events, "validation": validation, "test": test})
+    sources = {name: describe_source(source) for name, source in study.initialisations.items()}
+    train_events, validation_events = Events.open(events), Events.open(validation)
+    labels = study.labels(len(train_events))
+
+    def go(runs: Sequence[StudyRun], folder: Path, evaluated: Events) -> list[dict[str, Any]]:
+        if summarise_only:
+            return finished(runs, folder)
+        return execute(runs, folder, fine_tune_and_evaluate(train_events, evaluated, study.initialisations, use_cpu, workers))
+
+    trials = _tuning_runs(study, sources, train_events, validation_events)
+    tried = go(trials, out / "tuning", validation_events)
+    tuning_rows = [_tuning_row(record) for record in tried]
+    if tuning_rows:
+        write_table(tuning_rows, results / f"{NAME}-tuning.csv")
+    chosen = choose(tuning_rows, study.plan.tuning) if len(tried) == len(trials) else []
+
+    planned = len(study.seeds) * len(labels) * len(sources)
+    records: list[dict[str, Any]] = []
+    data = {"train": train_events.description, "validation": validation_events.description}
+    if chosen or not trials:
+        # The settings are fixed: only from here on is there anything that reads test events.
+        test_events = Events.open(test)
+        data["test"] = test_events.description
+        records = go(_study_runs(study, sources, labels, chosen, train_events, test_events), out / "study", test_events)
+    rows = [_row(record) for record in records]
+    summary = {
+        "study": NAME,
+        "task": study.task,
+        "runs": {"finished": len(records), "planned": planned, "diverged": sum(r["result"]["evaluation"] is None for r in records)},
+        "labels": labels,
+        "seeds": list(study.seeds),
+        "initialisations": sources,
+        "tuning": {
+            "finished": len(tried),
+            "planned": len(trials),
+            "chosen": chosen,
+            "trials": [{k: v for k, v in row.items() if "." not in k} for row in tuning_rows],
+        },
+        "summary": summarise(rows, ["initialisation", "labels"]),
+        "against_scratch": compare_with_reference(rows) if REFERENCE in sources else [],
+        "data": {name: _short(description) for name, description in data.items()},
+        **_origin([*tried, *records]),
+    }
+    write_results(NAME, rows, summary, results)
+    _plot(rows, study.task, results)
+    return summary
+
+
+def _tuning_runs(study: Study, sources: Mapping[str, Any], train_events: Events, validation: Events) -> list[StudyRun]:
+    """None where there is nothing to choose from."""
+    plan, runs = study.plan, []
+    if len(plan.tuning.grid) == 1:
+        return runs
+    if max(plan.tuning.budgets) > len(train_events):
+        raise ValueError(f"tuning budget {max(plan.tuning.budgets)} is larger than the {len(train_events)} training events: choose another")
+    for seed in plan.tuning.seeds:
+        for labels in plan.tuning.budgets:
+            for setting in plan.tuning.grid:
+                for name in sources:
+                    run = f"n{labels}-seed{seed}-{name}-lr{setting.base_learning_rate:g}-epochs{setting.epoch_factor:g}"
+                    settings = _settings(study, sources, name, labels, seed, setting, train_events, {"validation": validation})
+                    runs.append(StudyRun(run, settings))
+    return runs
+
+
+def _study_runs(
+    study: Study, sources: Mapping[str, Any], labels: Iterable[int], chosen: Sequence[Mapping[str, Any]], train_events: Events, test: Events
+) -> list[StudyRun]:
+    """Seed by seed, and within a seed from few labels to many, initialisations next to each other: the first results say most."""
+    best = {(c["initialisation"], c["labels"]): Setting(c["base_learning_rate"], c["epoch_factor"]) for c in chosen}
+    runs = []
+    for seed in study.seeds:
+        for n in labels:
+            for name in sources:
+                setting = best[name, study.plan.tuning.nearest_budget(n)] if best else study.plan.tuning.grid[0]
+                settings = _settings(study, sources, name, n, seed, setting, train_events, {"test": test})
+                runs.append(StudyRun(f"n{n}-seed{seed}-{name}", settings))
+    return runs
+
+
+def _settings(
+    study: Study,
+    sources: Mapping[str, Any],
+    initialisation: str,
+    labels: int,
+    seed: int,
+    setting: Setting,
+    train_events: Events,
+    evaluated: Mapping[str, Events],
+) -> dict[str, Any]:
+    return {
+        "task": study.task,
+        "initialisation": initialisation,
+        "source": sources[initialisation],
+        "labels": labels,
+        "seed": seed,
+        "epoch_factor": setting.epoch_factor,
+        "recipe": study.plan.recipe_for(initialisation, labels, setting).to_dict(),
+        "train": train_events.identity,
+        "evaluated": {name: events.identity for name, events in evaluated.items()},
+    }
+
+
+def _row(record: Mapping[str, Any]) -> dict[str, Any]:
+    settings, training, evaluation = record["settings"], record["result"]["training"], record["result"]["evaluation"]
+    recipe = settings["recipe"]
+    return {
+        "run": record["name"],
+        **{key: settings[key] for key in ("initialisation", "labels", "seed")},
+        **{key: recipe[key] for key in ("base_learning_rate", "epochs", "batch_size", "layer_decay")},
+        "epoch_factor": settings["epoch_factor"],
+        **{key: training[key] for key in ("steps", "last_loss", "parameters")},
+        "training_seconds": training["seconds"],
+        "seconds": record["seconds"],
+        "settings_sha256": hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16],
+        "weights_sha256": evaluation and evaluation["weights_sha256"],
+        "git_revision": record["git_revision"],
+        **(flatten(evaluation["metrics"]) if evaluation else {}),
+    }
+
+
+def _tuning_row(record: Mapping[str, Any]) -> dict[str, Any]:
+    evaluation, row = record["result"]["evaluation"], _row(record)
+    value = None if evaluation is None else objective(record["settings"]["task"], evaluation["metrics"])
+    position = list(row).index("steps")
+    items = list(row.items())
+    return dict([*items[:position], ("objective", value), *items[position:]])
+
+
+def _refuse_shared_files(paths: Mapping[str, Paths]) -> None:
+    seen: dict[Path, str] = {}
+    for name, given in paths.items():
+        for file in {Path(f).resolve() for f in list_shards(list(given))}:
+            if file in seen:
+                raise ValueError(f"{file.name} is among both {seen[file]} and {name}: these must not share events")
+            seen[file] = name
+
+
+def _short(description: Mapping[str, Any]) -> dict[str, Any]:
+    """Without what is said of every file."""
+    simulations = [{k: v for k, v in s.items() if k not in ("shards", "summary")} for s in description["simulations"]]
+    return {**{k: v for k, v in description.items() if k != "files"}, "files": len(description["files"]), "simulations": simulations}
+
+
+def _origin(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Code and machines that made the runs; each different one once."""
+
+    def different(values: Iterable[Any]) -> list[Any]:
+        return [json.loads(text) for text in dict.fromkeys(json.dumps(value, sort_keys=True) for value in values)]
+
+    return {
+        "git_revisions": different(r["git_revision"] for r in records),
+        "versions": different(r["versions"] for r in records),
+        "machines": different(r["result"]["training"]["machine"] for r in records),
+        "num_resamples": different(r["result"]["evaluation"]["num_resamples"] for r in records if r["result"]["evaluation"]),
+        "seconds": round(sum(r["seconds"] for r in records), 1),
+    }
+
+
+def _plot(rows: Sequence[Row], task: str, results: Path) -> None:
+    metrics = [name for name in metrics_of(rows) if not name.startswith("vertex_baseline.")]
+    figures = {
+        "curves": [name for name in metrics if name.endswith((".macro_auroc", ".vertex_error_mean")) or name == "visible_momentum.sigma68"],
+        "classes": [name for name in metrics if ".auroc." in name],
+        "kinematics": [name for name in metrics if name.endswith((".sigma68", ".vertex_error_median", ".vertex_error_q68"))],
+    }
+    for figure, names in figures.items():
+        if names:
+            panels = [Panel(n, _title(n), n.replace("vertex.", "vertex_baseline.") if n.startswith("vertex.") else None) for n in names]
+            plot_curves(rows, panels, results / f"{NAME}-{figure}.png", title=f"{task}: {figure}")
+
+
+def _title(column: str) -> str:
+    quantity, metric, *rest = column.split(".")
+    if metric == "sigma68":
+        return f"{quantity.replace('_', ' ')}: width of the relative residual"
+    return _TITLES.get(column) or " ".join([quantity, *rest, metric.replace("auroc", "AUROC").replace("vertex_error_", "error, ")])

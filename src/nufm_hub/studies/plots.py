@@ -1,0 +1,120 @@
+"""Curves of metrics with their spread over seeds, as PNG."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nufm_hub.files import new_file
+
+from .tables import better
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Distinguishable with any colour vision (Okabe and Ito); further groups take the rest in order.
+COLOURS = {"scratch": "#555555", "mae": "#0072B2", "mae-rel": "#D55E00"}
+_FURTHER = ("#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_COLUMNS = 4
+# Points of the groups stand side by side: factor on the axis from one group to the next.
+_SHIFT = 1.06
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One metric: its column, what the axis says, and a column with the value of a guess that knows no event, drawn as a line."""
+
+    column: str
+    title: str
+    baseline: str | None = None
+
+
+def new_figure(**kwargs: Any) -> Figure:
+    """An empty figure that belongs to no window.
+
+    Raises:
+        ImportError: matplotlib is missing.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError('plots need matplotlib: pip install "nufm-hub[display]"') from error
+    return Figure(layout="constrained", dpi=150, **kwargs)
+
+
+def colours_of(groups: Sequence[str]) -> dict[str, str]:
+    """A colour for each group; the same initialisation has the same one in every figure."""
+    others = [g for g in groups if g not in COLOURS]
+    return {g: COLOURS.get(g) or _FURTHER[others.index(g) % len(_FURTHER)] for g in groups}
+
+
+def save(figure: Figure, path: str | Path) -> None:
+    """Write a PNG file; what was there is replaced."""
+    with new_file(path, overwrite=True) as temporary:
+        figure.savefig(temporary, format="png")
+
+
+def plot_curves(
+    rows: Sequence[Mapping[str, Any]],
+    panels: Sequence[Panel],
+    path: str | Path,
+    x: str = "labels",
+    group: str = "initialisation",
+    x_title: str = "labelled training events",
+    title: str = "",
+) -> None:
+    """Draw metrics against a positive number on a logarithmic axis: a point for each run, a line through the means, a band from the lowest to the
+    highest run.
+
+    Args:
+        rows: one a run; undefined values (None) are left out.
+        panels: one a metric.
+        path: of the PNG file, which is replaced.
+        x: column of the horizontal axis.
+        group: column that curves differ in.
+        x_title: what the horizontal axis says.
+        title: of the figure.
+    """
+    columns = min(len(panels), _COLUMNS) if len(panels) != 4 else 2
+    lines = -(-len(panels) // columns)
+    figure = new_figure(figsize=(3.9 * columns, 0.7 + 3.2 * lines))
+    colours = colours_of(list(dict.fromkeys(row[group] for row in rows)))
+    all_axes = figure.subplots(lines, columns, squeeze=False).ravel()
+    for axes, panel in zip(all_axes, panels):
+        _draw(axes, rows, panel, x, group, colours)
+    for axes in all_axes[len(panels) :]:
+        axes.set_visible(False)
+    figure.supxlabel(x_title, fontsize=10)
+    handles, names = all_axes[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside upper center", ncols=len(names), frameon=False, title=title or None, title_fontsize=11)
+    save(figure, path)
+
+
+def _draw(axes: Axes, rows: Sequence[Mapping[str, Any]], panel: Panel, x: str, group: str, colours: Mapping[str, str]) -> None:
+    for i, (name, colour) in enumerate(colours.items()):
+        found: dict[float, list[float]] = {}
+        for row in rows:
+            if row[group] == name and row.get(panel.column) is not None:
+                found.setdefault(row[x], []).append(row[panel.column])
+        at = sorted(found)
+        shifted = np.array(at) * _SHIFT ** (i - (len(colours) - 1) / 2)
+        axes.plot(shifted, [np.mean(found[a]) for a in at], color=colour, label=name, lw=1.6)
+        axes.fill_between(shifted, [min(found[a]) for a in at], [max(found[a]) for a in at], color=colour, alpha=0.15, lw=0)
+        for a, position in zip(at, shifted):
+            axes.plot([position] * len(found[a]), found[a], "o", color=colour, ms=3.5, alpha=0.8, mew=0)
+    baselines = [row[panel.baseline] for row in rows if panel.baseline and row.get(panel.baseline) is not None]
+    if baselines:
+        axes.axhline(float(np.mean(baselines)), color="#999999", lw=1, ls="--")
+    axes.set_xscale("log")
+    ticks = sorted({row[x] for row in rows})
+    axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+    axes.set_xticks([], minor=True)
+    arrow = {"higher": " (higher is better)", "lower": " (lower is better)"}.get(better(panel.column), "")
+    axes.set_title(f"{panel.title}{arrow}", fontsize=9)
+    axes.tick_params(labelsize=8)
+    axes.grid(alpha=0.25, lw=0.6)
