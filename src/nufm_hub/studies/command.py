@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import typer
 
+from .command_data_efficiency import data_efficiency
+from .command_representation import representation
+
 app = typer.Typer(help="Studies: trainings and evaluations that answer one question, resumable, as tables and plots.", no_args_is_help=True)
 
 
 @app.callback()
 def study() -> None:
     """Studies; repeat a command to resume it, start it several times to share the work."""
+
+
+for command in (data_efficiency, representation):
+    app.command()(command)

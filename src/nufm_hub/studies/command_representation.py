@@ -1,0 +1,40 @@
+"""`nufm study representation`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def representation(
+    initialisation: Annotated[
+        list[str], typer.Option(help="name=ID with the id or folder of a checkpoint, or scratch for random weights; may be repeated.")
+    ],
+    events: Annotated[list[Path], typer.Option(help="Parquet file or folder of labelled events to fit the probes on; may be repeated.")],
+    test: Annotated[list[Path], typer.Option(help="Parquet file or folder of events to judge them by; may be repeated.")],
+    out: Annotated[Path, typer.Option(help="Folder of the runs; what is done there is not done again.")] = Path("runs/representation"),
+    results: Annotated[Path, typer.Option(help="Folder of the table, the summary and the figure.")] = Path("model_cards/results"),
+    scratch_seeds: Annotated[int, typer.Option(min=1, help="Number of encoders with random weights.")] = 3,
+    batch_size: Annotated[int, typer.Option(min=1, help="Events of one forward pass.")] = 32,
+    workers: Annotated[int, typer.Option(help="Processes that prepare batches.")] = 0,
+    num_resamples: Annotated[int, typer.Option(min=0, help="Resamples of the bootstrap intervals.")] = 1000,
+    cpu: Annotated[bool, typer.Option("--cpu", help="Stay on the CPU even where there is a GPU.")] = False,
+) -> None:
+    """Linear probe, nearest neighbours and a picture of the frozen features of encoders."""
+    from .representation import SCRATCH, study_representation
+
+    checkpoints = {}
+    for item in initialisation:
+        name, found, checkpoint = item.partition("=")
+        if item != SCRATCH and not (found and name and checkpoint and name != SCRATCH and name not in checkpoints):
+            raise typer.BadParameter(f"--initialisation {item!r}: give {SCRATCH}, or name=ID with a name of its own")
+        if found:
+            checkpoints[name] = checkpoint
+    seeds = scratch_seeds if SCRATCH in initialisation else 0
+    try:
+        study_representation(checkpoints, events, test, out, results, seeds, batch_size, workers, cpu, num_resamples)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    typer.echo(f"saved {results / 'representation.csv'}, .json and .png")

@@ -1,0 +1,75 @@
+"""Frozen features of events, and the truth they are to be compared with."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from nufm_hub.events import Event, EventDataset
+from nufm_hub.models import NuFMModel, NuFMProcessor
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Events as an encoder sees them.
+
+    Attributes:
+        features: float32 (N, hidden_size), the mean of the latents (`NuFMModel`'s `pooler_output`).
+        labels: class indices int64 (N,) by name of the event label, -1 where unknown.
+        vertex: float64 (N, 3), mm, NaN where unknown.
+    """
+
+    features: np.ndarray
+    labels: dict[str, np.ndarray]
+    vertex: np.ndarray
+
+
+def encode(model: NuFMModel, processor: NuFMProcessor, events: EventDataset, batch_size: int = 32, workers: int = 0) -> Encoded:
+    """All events through a frozen encoder, on the device of the model.
+
+    Raises:
+        ValueError: the events are of another detector.
+    """
+    if events.spec.hash != processor.spec.hash:
+        raise ValueError(f"the encoder reads detector {processor.spec.name!r}, the events are of {events.spec.name!r} (or another version of it)")
+    labels = processor.spec.event_labels
+
+    def collate(batch: list[Event]) -> tuple[Mapping[str, torch.Tensor], list[Mapping[str, Any]]]:
+        return processor(batch), [event.truth for event in batch]
+
+    model.eval()
+    features, truths = [], []
+    loader = DataLoader(events, batch_size, collate_fn=collate, num_workers=workers)
+    for inputs, truth in tqdm(loader, desc="encode", unit="batch", leave=False):
+        with torch.inference_mode():
+            output = model(**{name: value.to(model.device) for name, value in inputs.items()})
+        features.append(output.pooler_output.float().cpu().numpy())
+        truths += truth
+    return Encoded(
+        np.concatenate(features),
+        {name: np.array([int(t.get(name, -1)) for t in truths]) for name in labels},
+        np.stack([np.asarray(t.get("vertex", np.full(3, np.nan)), dtype=np.float64) for t in truths]),
+    )
+
+
+def random_encoder(like: NuFMModel, seed: int) -> NuFMModel:
+    """An encoder of the same size with new weights; the global random state is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return NuFMModel(like.config)
+
+
+def encoder_sha256(model: NuFMModel) -> str:
+    """Hash of the encoder's weights by name and value: the same encoder inside another checkpoint has the same one."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

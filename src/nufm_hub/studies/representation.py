@@ -1,0 +1,192 @@
+"""What frozen encoders know: linear probes and nearest neighbours on their pooled output, and a picture of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.decomposition import PCA
+from sklearn.manifold import TSNE
+from sklearn.preprocessing import StandardScaler
+
+from nufm_hub.detectors import DetectorSpec
+from nufm_hub.display.colouring import PALETTE
+from nufm_hub.evaluation import class_scores, vertex_scores
+from nufm_hub.events import EventDataset
+from nufm_hub.files import sha256_of
+from nufm_hub.models import NuFMModel, NuFMProcessor
+from nufm_hub.training.run import describe_data
+
+from .features import Encoded, encode, encoder_sha256, random_encoder
+from .plots import new_figure, save
+from .probes import linear_classes, linear_values, nearest_classes, nearest_values
+from .runs import StudyRun, execute
+from .tables import flatten, summarise, write_results
+
+SCRATCH = "scratch"
+EMBEDDING = "embedding.npz"
+_SHOWN = 2000  # events of the picture
+
+
+def study_representation(
+    checkpoints: Mapping[str, str],
+    events: Sequence[str | Path],
+    test: Sequence[str | Path],
+    folder: str | Path,
+    results: str | Path,
+    scratch_seeds: int = 3,
+    batch_size: int = 32,
+    workers: int = 0,
+    use_cpu: bool = False,
+    num_resamples: int = 1000,
+) -> list[dict[str, Any]]:
+    """Probe frozen encoders, and write `representation.csv`, `.json` and `.png`.
+
+    Args:
+        checkpoints: id or folder of a checkpoint by name of its initialisation.
+        events: parquet shards of the events that probes are fitted on.
+        test: parquet shards of the events that they are judged by.
+        folder: of the runs; what is done there is not done again, see `nufm_hub.studies.runs.execute`.
+        results: folder of the tables and the figure, which are replaced.
+        scratch_seeds: number of encoders with random weights beside them, of the size and with the processor of the first checkpoint.
+        batch_size: events of one forward pass.
+        workers: processes that prepare batches.
+        use_cpu: stay on the CPU even where there is a GPU.
+        num_resamples: of the bootstrap intervals.
+
+    Returns:
+        The rows of the table, one for each encoder and probe.
+
+    Raises:
+        ValueError: no checkpoint, one called scratch, or events of another detector.
+    """
+    if not checkpoints or SCRATCH in checkpoints:
+        raise ValueError(f"give the checkpoint of at least one initialisation, and none for {SCRATCH!r} (random weights); got {dict(checkpoints)}")
+    train_events, test_events = EventDataset(list(events)), EventDataset(list(test))
+    identity = {"train": _identity(train_events), "test": _identity(test_events), "num_resamples": num_resamples}
+    loaded = {name: _described(checkpoint) for name, checkpoint in checkpoints.items()}
+    first = next(iter(checkpoints))
+    like = {key: value for key, value in loaded[first].items() if key != "encoder_sha256"}
+    settings = [{"initialisation": SCRATCH, "seed": seed, **like} for seed in range(scratch_seeds)]
+    settings += [{"initialisation": name, "seed": None, **described} for name, described in loaded.items()]
+    runs = [StudyRun(s["initialisation"] if s["seed"] is None else f"{SCRATCH}-{s['seed']}", {**s, **identity}) for s in settings]
+
+    def work(settings: dict[str, Any], run_folder: Path) -> dict[str, Any]:
+        checkpoint = checkpoints.get(settings["initialisation"], checkpoints[first])
+        model, processor = (kind.from_pretrained(checkpoint) for kind in (NuFMModel, NuFMProcessor))
+        if settings["initialisation"] == SCRATCH:
+            model = random_encoder(model, settings["seed"])
+        model.to("cuda" if torch.cuda.is_available() and not use_cpu else "cpu")
+        train, held = (encode(model, processor, dataset, batch_size, workers) for dataset in (train_events, test_events))
+        np.savez(run_folder / EMBEDDING, **embedding(held))
+        return probe(train, held, processor.spec, num_resamples=num_resamples)
+
+    records = execute(runs, folder, work, keep=[EMBEDDING])
+    rows = rows_of(records)
+    summary = {
+        "study": "representation",
+        "checkpoints": {name: Path(c).resolve().name if Path(c).is_dir() else c for name, c in checkpoints.items()},
+        "data": {"train": describe_data(train_events), "test": describe_data(test_events)},
+        "summary": summarise(rows, ["initialisation", "probe"]),
+        "runs": records,
+    }
+    write_results("representation", rows, summary, results)
+    shown = [name for name in (run.name for run in runs) if name in checkpoints or name == f"{SCRATCH}-0"]
+    label = next(iter(test_events.spec.event_labels))
+    plot_embeddings(folder, shown, test_events.spec, label, Path(results) / "representation.png")
+    return rows
+
+
+def _described(checkpoint: str) -> dict[str, Any]:
+    model, processor = NuFMModel.from_pretrained(checkpoint), NuFMProcessor.from_pretrained(checkpoint)
+    statistics = hashlib.sha256(json.dumps(processor.statistics, sort_keys=True).encode()).hexdigest()
+    return {"encoder_sha256": encoder_sha256(model), "parameters": model.num_parameters(), "statistics_sha256": statistics}
+
+
+def _identity(events: EventDataset) -> dict[str, Any]:
+    return {"detector": events.spec.name, "events": len(events), "sha256": sha256_of(events.files)}
+
+
+def probe(train: Encoded, test: Encoded, spec: DetectorSpec, seed: int = 0, num_resamples: int = 1000) -> dict[str, dict[str, Any]]:
+    """Both probes, fitted on training events and judged on test events, for all quantities that both carry.
+
+    Returns:
+        `linear` and `nearest`: by quantity (event labels, `vertex`, and `vertex_baseline`, which always answers the mean training vertex) what
+        `nufm_hub.evaluation` gives, with `num_train` and `chosen` by cross-validation.
+    """
+    result: dict[str, dict[str, Any]] = {"linear": {}, "nearest": {}}
+    options = {"num_resamples": num_resamples, "seed": seed}
+    for name, labels in train.labels.items():
+        known, judged = labels >= 0, test.labels[name] >= 0
+        if len(np.unique(labels[known])) < 2 or not judged.any():
+            continue
+        classes = spec.classes(name)
+        for kind, fit in (("linear", linear_classes), ("nearest", nearest_classes)):
+            found = fit(train.features[known], labels[known], test.features[judged], len(classes), seed)
+            scores = class_scores(found.predictions, test.labels[name][judged], classes, **options)
+            result[kind][name] = {**scores, "num_train": int(known.sum()), "chosen": found.chosen}
+    known, judged = (~np.isnan(part.vertex).any(axis=1) for part in (train, test))
+    if known.any() and judged.any():
+        x, y, held, true = train.features[known], train.vertex[known], test.features[judged], test.vertex[judged]
+        for kind, found in (("linear", linear_values(x, y, held)), ("nearest", nearest_values(x, y, held, seed))):
+            scores = vertex_scores(found.predictions, true, y.mean(axis=0), **options)
+            chosen = dict(zip("xyz", found.chosen)) if kind == "linear" else found.chosen
+            result[kind] |= scores | {"vertex": {**scores["vertex"], "num_train": int(known.sum()), "chosen": chosen}}
+    return result
+
+
+def rows_of(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """One row for each encoder and probe, with the columns of `nufm_hub.studies.tables`."""
+    rows = []
+    for record in results:
+        settings = record["settings"]
+        for kind, quantities in record["result"].items():
+            rows.append({"initialisation": settings["initialisation"], "seed": settings["seed"], "probe": kind, **flatten(quantities)})
+    return rows
+
+
+def embedding(encoded: Encoded, seed: int = 0) -> dict[str, np.ndarray]:
+    """Two flat pictures of standardised features, of the first 2,000 events.
+
+    Returns:
+        `pca`, `tsne`: float (N, 2); `explained`: share of the variance of the two components; `label_<name>`: class indices int64 (N,).
+    """
+    features = StandardScaler().fit_transform(encoded.features[:_SHOWN].astype(np.float64))
+    pca = PCA(2, random_state=seed)
+    flat = pca.fit_transform(features)
+    perplexity = min(30.0, (len(features) - 1) / 3)
+    return {
+        "pca": flat,
+        "tsne": TSNE(2, perplexity=perplexity, init="pca", random_state=seed).fit_transform(features),
+        "explained": pca.explained_variance_ratio_,
+        **{f"label_{name}": labels[:_SHOWN] for name, labels in encoded.labels.items()},
+    }
+
+
+def plot_embeddings(folder: str | Path, runs: Sequence[str], spec: DetectorSpec, label: str, path: str | Path) -> None:
+    """One column an encoder, coloured by a class: principal components above, t-SNE (van der Maaten and Hinton, JMLR 9 (2008) 2579) below.
+
+    Args:
+        folder: of the study's runs.
+        runs: names of the runs to show.
+        path: PNG file to write or replace.
+    """
+    classes = spec.classes(label)
+    figure = new_figure(figsize=(3.4 * len(runs), 7.2))
+    panels = figure.subplots(2, len(runs), squeeze=False)
+    for column, run in enumerate(runs):
+        with np.load(Path(folder) / run / EMBEDDING, allow_pickle=False) as held:
+            flat, labels, explained = {"pca": held["pca"], "tsne": held["tsne"]}, held[f"label_{label}"], held["explained"]
+        for panel, (kind, points) in zip(panels[:, column], flat.items()):
+            for k, name in enumerate(classes):
+                panel.scatter(*points[labels == k].T, s=9, color=PALETTE[k % len(PALETTE)], label=name, alpha=0.75, linewidths=0)
+            panel.set(xticks=[], yticks=[])
+            panel.set_title(f"{run}: PCA, {explained.sum():.0%} of the variance" if kind == "pca" else f"{run}: t-SNE", fontsize=9)
+    handles, names = panels[0, 0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=len(names), fontsize=9, markerscale=2)
+    save(figure, path)
