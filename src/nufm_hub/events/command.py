@@ -1,4 +1,4 @@
-"""`nufm convert-data`, `nufm check-leaks` and `nufm distort`.
+"""`nufm convert-data`, `nufm crop`, `nufm check-leaks` and `nufm distort`.
 
 Heavy imports happen inside the commands, so that `nufm --help` stays quick.
 """
@@ -37,6 +37,27 @@ def convert_data(
     typer.echo(f"{result.events} events in {len(result.shards)} shards in {out}; {len(result.skipped)} skipped")
     for message in result.skipped:
         typer.echo(f"skipped {message}")
+
+
+def crop(
+    source: Annotated[Path, typer.Argument(help="Parquet file or folder of events.")],
+    out: Annotated[Path, typer.Argument(help="Folder to make, with train/, validation/ and test/.")],
+    settings: Annotated[str | None, typer.Option(help="superfgd, pilarnet, or a JSON file; those of the events' detector by default.")] = None,
+    features: Annotated[bool, typer.Option("--features/--no-features", help="Give each crop its 31 shape and context features.")] = True,
+    fractions: Annotated[tuple[float, float, float], typer.Option(help="Shares of train, validation and test.")] = (0.85, 0.05, 0.10),
+    seed: Annotated[int, typer.Option(help="Chooses the split; groups of related events are never divided.")] = 7,
+) -> None:
+    """Crop events around their particles, split without leaks: the data set that particle identification trains on."""
+    from .crop_files import CropSettings, write_crops
+    from .parquet import read_detector
+    from .streaming import list_shards
+
+    try:
+        chosen = CropSettings.load(settings or read_detector(list_shards(source)[0]).name, features=features)
+        counts = write_crops(source, out, chosen, fractions, seed)
+    except (ValueError, FileExistsError) as error:
+        raise typer.BadParameter(str(error)) from error
+    typer.echo(f"crops in {out}: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
 
 
 def check_leaks(

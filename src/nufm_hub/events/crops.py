@@ -214,7 +214,9 @@ def _ranks(values: np.ndarray) -> np.ndarray:
     return ranks
 
 
-def crop_detector(spec: DetectorSpec, shape: Sequence[int], patch: Sequence[int], window: Sequence[int], fit: str) -> DetectorSpec:
+def crop_detector(
+    spec: DetectorSpec, shape: Sequence[int], patch: Sequence[int], window: Sequence[int], fit: str, features: bool = True
+) -> DetectorSpec:
     """The detector that crops of another belong to: one small grid, and the 31 features as a track branch with one track.
 
     Published: shape (120, 120, 120), patch (12, 12, 10), window (2, 2, 2), `"clamp"` for `superfgd`; (168, 168, 180), (12, 12, 10),
@@ -222,12 +224,13 @@ def crop_detector(spec: DetectorSpec, shape: Sequence[int], patch: Sequence[int]
 
     Args:
         fit: `"clamp"` or `"scale"`.
+        features: False leaves the track branch out, and crops have voxels only.
     """
     branch = spec.voxel_branches[0]
     small = VoxelBranch(branch.name, tuple(shape), branch.voxel_size, (0, 0, 0), tuple(patch), tuple(window), branch.channels, None, branch.labels)
-    features = TrackBranch(CONTEXT_BRANCH, _feature_names(fit), 1)
+    context = TrackBranch(CONTEXT_BRANCH, _feature_names(fit), 1)
     text = f"Crops of {'x'.join(map(str, shape))} voxels around single particles of {spec.name!r} ({fit})."
-    return DetectorSpec(f"{spec.name}-crop", (small, features), {"particle": spec.classes("particle")}, text)
+    return DetectorSpec(f"{spec.name}-crop", (small, context) if features else (small,), {"particle": spec.classes("particle")}, text)
 
 
 def _feature_names(fit: str) -> tuple[str, ...]:
@@ -297,7 +300,7 @@ def _crop_event(crop: Crop, crop_spec: DetectorSpec, features: np.ndarray, truth
     return Event(
         crop_spec.name,
         {branch.name: replace(crop.voxels, instances={})},
-        tracks={CONTEXT_BRANCH: features[None].astype(np.float32)},
+        tracks={} if crop_spec.track_branch is None else {CONTEXT_BRANCH: features[None].astype(np.float32)},
         truth=truth,
         provenance=dict(event.provenance),
     )
