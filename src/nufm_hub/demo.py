@@ -14,10 +14,10 @@ from rich.table import Table
 
 from nufm_hub.detectors import load_detector
 from nufm_hub.display import event_html, plot_event
+from nufm_hub.evaluation import class_scores, vertex_scores
 from nufm_hub.events import Event, read_events
 from nufm_hub.events.samples import sample_path
 from nufm_hub.files import new_folder
-from nufm_hub.metrics import MacroAUROC, PurityEfficiency, VertexError
 from nufm_hub.pipelines import FlavourPipeline, VertexPipeline
 from nufm_hub.provenance import git_revision
 
@@ -35,7 +35,7 @@ def demo(out: Path, overwrite: bool = False, seed: int = 0) -> dict[str, Any]:
         seed: of the bootstrap intervals.
 
     Returns:
-        The metrics: `flavour`, `classes`, `vertex`, and `vertex_baseline`, the error of always predicting the mean vertex of the training events.
+        The metrics: `flavour`, `vertex` and `vertex_baseline` as of `nufm_hub.evaluation.evaluate`.
 
     Raises:
         FileExistsError: `out` exists and `overwrite` is off.
@@ -47,31 +47,22 @@ def demo(out: Path, overwrite: bool = False, seed: int = 0) -> dict[str, Any]:
         vertices = VertexPipeline.from_pretrained(VERTEX_MODEL)
         flavour, vertex = flavours(events), np.stack(vertices(events))
         training_mean = np.asarray(vertices.processor.statistics["vertex"]["mean"])
-        metrics = evaluate_predictions(events, flavour, vertex, training_mean, spec.classes("flavour"), seed)
-        metrics["git_revision"] = git_revision()
+        classes = spec.classes("flavour")
+        probabilities = np.array([[f["probabilities"][c] for c in classes] for f in flavour])
+        labels, true = (np.array([e.truth[name] for e in events]) for name in ("flavour", "vertex"))
+        metrics = {
+            "flavour": class_scores(probabilities, labels, classes, seed=seed),
+            **vertex_scores(vertex, true, training_mean, seed=seed),
+            "git_revision": git_revision(),
+        }
         (folder / "metrics.json").write_text(json.dumps(metrics, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-        _write_predictions(folder / "predictions.parquet", events, flavour, vertex, spec.classes("flavour"))
+        _write_predictions(folder / "predictions.parquet", events, flavour, vertex, classes)
         shown = np.linspace(0, len(events) - 1, _NUM_IMAGES).astype(int)
         for i in shown:
             plot_event(events[i], spec, prediction={"flavour": flavour[i], "vertex": vertex[i]}, path=folder / f"event-{i}.png")
         first = shown[0]
         event_html(events[first], spec, prediction={"flavour": flavour[first], "vertex": vertex[first]}, path=folder / f"event-{first}.html")
     return metrics
-
-
-def evaluate_predictions(
-    events: list[Event], flavour: list[dict[str, Any]], vertex: np.ndarray, training_mean: np.ndarray, classes: tuple[str, ...], seed: int
-) -> dict[str, Any]:
-    """Metrics with 95 % bootstrap intervals; probabilities from a flavour pipeline, vertices in mm (B, 3)."""
-    probabilities = np.array([[f["probabilities"][c] for c in classes] for f in flavour])
-    labels = np.array([e.truth["flavour"] for e in events])
-    true = np.stack([e.truth["vertex"] for e in events])
-    return {
-        "flavour": MacroAUROC().compute(predictions=probabilities, references=labels, class_names=classes, seed=seed),
-        "classes": PurityEfficiency().compute(predictions=probabilities, references=labels, class_names=classes, seed=seed),
-        "vertex": VertexError().compute(predictions=vertex, references=true, seed=seed),
-        "vertex_baseline": VertexError().compute(predictions=np.broadcast_to(training_mean, true.shape), references=true, seed=seed),
-    }
 
 
 def _write_predictions(path: Path, events: list[Event], flavour: list[dict[str, Any]], vertex: np.ndarray, classes: tuple[str, ...]) -> None:
@@ -96,7 +87,7 @@ def print_report(metrics: dict[str, Any], out: Path, console: Console | None = N
     table = Table()
     for column in ("class", "events", "purity", "efficiency"):
         table.add_column(column, justify="left" if column == "class" else "right")
-    c = metrics["classes"]
+    c = metrics["flavour"]
     for name, count in c["num_true"].items():
         table.add_row(name, str(count), _number(c["purity"][name]), _number(c["efficiency"][name]))
     console.print(table)

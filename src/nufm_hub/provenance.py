@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import subprocess
 from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 
 def package_versions(packages: Iterable[str] = ("nufm-hub", "torch", "transformers", "datasets", "accelerate", "numpy")) -> dict[str, str]:
@@ -46,3 +48,14 @@ def machine() -> dict[str, str | int]:
         "gpu": torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none",
         "torch_threads": torch.get_num_threads(),
     }
+
+
+def simulations_of(files: Iterable[str | Path]) -> list[dict[str, Any]]:
+    """How event files were simulated: what `provenance.json` in their folders says, else the JSON file of the same name beside a file."""
+    found: dict[Path, dict[str, Any]] = {}
+    for file in sorted(map(Path, files)):
+        for record in (file.parent / "provenance.json", file.with_suffix(".json")):
+            if record.is_file():
+                found.setdefault(record, json.loads(record.read_text(encoding="utf-8")))
+                break
+    return list(found.values())

@@ -8,7 +8,8 @@ Every result is JSON-able. A value that is undefined (the purity of a class that
 from .classification import BalancedAccuracy, MacroAUROC, PurityEfficiency
 from .confidence import ErrorDetectionAUROC, ExpectedCalibrationError
 from .regression import RelativeResidual, VertexError
-from .trainer import flavour_metrics, momentum_metrics, reconstruction_metrics, vertex_metrics
+from .trainer import flavour_metrics, kinematic_sizes, momentum_metrics, reconstruction_metrics, vertex_metrics, voxel_metrics
+from .voxels import VoxelClassification
 
 __all__ = [
     "BalancedAccuracy",
@@ -18,8 +19,11 @@ __all__ = [
     "PurityEfficiency",
     "RelativeResidual",
     "VertexError",
+    "VoxelClassification",
     "flavour_metrics",
+    "kinematic_sizes",
     "momentum_metrics",
     "reconstruction_metrics",
     "vertex_metrics",
+    "voxel_metrics",
 ]

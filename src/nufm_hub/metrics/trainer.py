@@ -11,6 +11,7 @@ import numpy as np
 from .classification import BalancedAccuracy, MacroAUROC
 from .confidence import ExpectedCalibrationError
 from .regression import RelativeResidual, VertexError
+from .voxels import VoxelClassification
 
 if TYPE_CHECKING:
     from transformers import EvalPrediction
@@ -87,21 +88,64 @@ def reconstruction_metrics(processor: NuFMProcessor) -> Callable[[EvalPrediction
     return compute_metrics
 
 
-def _momentum_metrics(predictions: Mapping[str, np.ndarray], labels: Mapping[str, np.ndarray]) -> dict[str, float]:
+def kinematic_sizes(predictions: Mapping[str, np.ndarray], labels: Mapping[str, np.ndarray]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Predicted and true sizes of momenta, GeV, of the events that have a relative residual.
+
+    Args:
+        predictions: `visible_momentum`, `jet_momentum`, `lepton_momentum` (B, 3), `missing_pt` (B,).
+        labels: `visible_momentum`, `jet_momentum` (B, 3), NaN where unknown; `is_cc` bool (B,).
+
+    Returns:
+        quantity -> two arrays. The lepton's momentum counts in charged-current events, `missing_pt` where the true one exceeds 1 GeV.
+        Quantities without such an event are left out.
+    """
     true = {name: labels[f"{name}_momentum"].astype(np.float64) for name in ("visible", "jet")}
     true["lepton"] = np.where(labels["is_cc"][:, None], true["visible"] - true["jet"], np.nan)
-    sizes = {f"{name}_energy": (np.linalg.norm(predictions[f"{name}_momentum"], axis=1), np.linalg.norm(p, axis=1)) for name, p in true.items()}
-    sizes["missing_pt"] = (predictions["missing_pt"], np.linalg.norm(true["visible"][:, :2], axis=1))
-    metrics = {}
-    for name, (predicted, truth) in sizes.items():
+    sizes = {f"{name}_momentum": np.linalg.norm(p, axis=1) for name, p in true.items()}
+    sizes["missing_pt"] = np.linalg.norm(true["visible"][:, :2], axis=1)
+    found = {}
+    for name, truth in sizes.items():
         with np.errstate(invalid="ignore"):
             known = truth > (_LEAST_MISSING_PT if name == "missing_pt" else 0)
         if known.any():
-            result = RelativeResidual().compute(predictions=predicted[known], references=truth[known], num_resamples=0)
-            metrics |= {f"{name}_{key}": result[key] for key in ("bias", "sigma68")}
+            predicted = predictions[name]
+            found[name] = (predicted if predicted.ndim == 1 else np.linalg.norm(predicted, axis=1))[known], truth[known]
+    return found
+
+
+def _momentum_metrics(predictions: Mapping[str, np.ndarray], labels: Mapping[str, np.ndarray]) -> dict[str, float]:
+    metrics = {}
+    for name, (predicted, truth) in kinematic_sizes(predictions, labels).items():
+        result = RelativeResidual().compute(predictions=predicted, references=truth, num_resamples=0)
+        metrics |= {f"{name.replace('momentum', 'energy')}_{key}": result[key] for key in ("bias", "sigma68")}
     return metrics
 
 
+def voxel_metrics(processor: NuFMProcessor) -> Callable[[EvalPrediction], dict[str, float]]:
+    """A `compute_metrics` function of `NuFMForVoxelClassification`: for each voxel label, with its name in front, `macro_auroc`, `accuracy`,
+    `balanced_accuracy` over the voxels that carry it. Labels that no voxel carries are left out.
+    """
+    labels = processor.spec.voxel_branches[0].labels
+
+    def compute_metrics(eval_prediction: EvalPrediction) -> dict[str, float]:
+        metrics, column = {}, 0
+        logits, shares = _raw(eval_prediction.predictions), _raw(eval_prediction.label_ids)
+        for label in labels:
+            counted, columns = VoxelClassification(label), slice(column, column := column + len(label.classes))
+            for row, truth in zip(logits, shares, strict=True):
+                counted.add(row[:, columns], truth[:, columns])
+            result = counted.compute(num_resamples=0) or {}
+            kept = ("macro_auroc", "accuracy", "balanced_accuracy")
+            metrics |= {f"{label.name}_{key}": result[key] for key in kept if result.get(key) is not None}
+        return metrics
+
+    return compute_metrics
+
+
 def _first(arrays: np.ndarray | tuple[np.ndarray, ...]) -> np.ndarray:
+    return np.asarray(_raw(arrays), dtype=np.float64)
+
+
+def _raw(arrays: np.ndarray | tuple[np.ndarray, ...]) -> np.ndarray:
     """Models that also return hidden states make the Trainer pass a tuple with the logits first."""
-    return np.asarray(arrays[0] if isinstance(arrays, tuple) else arrays, dtype=np.float64)
+    return arrays[0] if isinstance(arrays, tuple) else arrays

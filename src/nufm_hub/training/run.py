@@ -16,7 +16,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from nufm_hub.events import EventDataset
 from nufm_hub.files import new_file, new_folder
-from nufm_hub.metrics import flavour_metrics, momentum_metrics, reconstruction_metrics, vertex_metrics
+from nufm_hub.metrics import flavour_metrics, momentum_metrics, reconstruction_metrics, vertex_metrics, voxel_metrics
 from nufm_hub.models import (
     NuFMConfig,
     NuFMForCharmClassification,
@@ -28,7 +28,7 @@ from nufm_hub.models import (
     NuFMForVoxelClassification,
     NuFMProcessor,
 )
-from nufm_hub.provenance import git_revision, machine, package_versions
+from nufm_hub.provenance import git_revision, machine, package_versions, simulations_of
 
 from .data import AugmentedEvents, EventSubset, NuFMCollator, SetEpoch
 from .ema import ExponentialMovingAverage
@@ -55,7 +55,7 @@ TASKS = {
     "charm": Task(NuFMForCharmClassification, "charm", lambda processor: flavour_metrics),
     "momentum": Task(NuFMForMomentumRegression, "reconstruction", momentum_metrics, momenta=True),
     "reconstruction": Task(NuFMForEventReconstruction, "reconstruction", reconstruction_metrics, momenta=True),
-    "voxels": Task(NuFMForVoxelClassification, "voxels"),
+    "voxels": Task(NuFMForVoxelClassification, "voxels", voxel_metrics),
 }
 
 
@@ -253,16 +253,12 @@ def save_checkpoint(model: PreTrainedModel, processor: NuFMProcessor, record: Ma
 
 def describe_data(events: EventDataset | EventSubset) -> dict[str, Any]:
     """Detector, number of events and where they came from; file names only, no folders."""
-    simulations = []
-    for folder in sorted({Path(f).parent for f in events.files}):
-        if (provenance := folder / "provenance.json").is_file():
-            simulations.append(json.loads(provenance.read_text(encoding="utf-8")))
     return {
         "detector": events.spec.name,
         "detector_hash": events.spec.hash,
         "events": len(events),
         "files": [Path(f).name for f in events.files],
-        "simulations": simulations,
+        "simulations": simulations_of(events.files),
     }
 
 

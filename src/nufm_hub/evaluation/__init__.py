@@ -1,0 +1,8 @@
+"""What a checkpoint is worth on events that it has not seen: `evaluate`, one function for every head."""
+
+from nufm_hub.lazy import lazy_names
+
+__all__ = ["class_scores", "evaluate", "vertex_scores"]
+
+# Models cost seconds to import; the command line does not need them.
+__getattr__ = lazy_names(__name__, {"class_scores": "scores", "evaluate": "checkpoint", "vertex_scores": "scores"})

@@ -1,0 +1,135 @@
+"""A checkpoint, events, and what comes out."""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from transformers import PreTrainedModel
+
+from nufm_hub import checkpoints, models
+from nufm_hub.events import Event
+from nufm_hub.models import NuFMForEventParticleID, NuFMForPreTraining, NuFMForVoxelClassification, NuFMProcessor
+from nufm_hub.provenance import git_revision, machine, package_versions
+
+from .scores import Scores
+from .source import is_held_out, open_events, packaged_sample, sha256
+
+
+def evaluate(
+    checkpoint: str | Path,
+    events: str | Path | Sequence[str | Path] | Sequence[Event] | None = None,
+    batch_size: int = 32,
+    seed: int = 0,
+    num_resamples: int = 1000,
+    absent: Sequence[str] = (),
+    use_cpu: bool = False,
+) -> dict[str, Any]:
+    """Metrics of a checkpoint of any architecture, with 95 % bootstrap intervals.
+
+    Args:
+        checkpoint: bundled id, folder, or id on the Hub.
+        events: parquet file, folder, glob or a list of these; or events. A model of crops (`nufm_hub.events.crops`) also takes
+            the whole events that the crops are made from. None: the packaged events of the detector.
+        batch_size: events of one forward pass. Losses of pre-training checkpoints depend on it; nothing else does beyond rounding.
+        seed: of the bootstrap, and of the masks of pre-training checkpoints.
+        num_resamples: of the bootstrap; 0 for values without intervals.
+        absent: branches to treat as absent in every event (`branch_mask` False).
+        use_cpu: stay on the CPU even where there is a GPU.
+
+    Returns:
+        JSON-able: `checkpoint` (id, or name of the folder), `architecture`, `weights_sha256`, `data` (detector, files, `events_sha256`,
+        simulations), `held_out` (False when one of those simulations also made training or validation events; None when unknown),
+        `num_events`, `batch_size`, `seed`, `num_resamples`, `absent`, `git_revision`, `versions`, `machine`, `events_per_second` (processor
+        and model), `peak_memory_mb` of the process, and `metrics` by quantity:
+
+        - `flavour`, `charm`, `particle`: macro-AUROC, purity and efficiency, (balanced) accuracy, error-detection AUROC, calibration error;
+        - `vertex`: distances in mm; `vertex_baseline`: those of always predicting the mean vertex of the training events;
+        - `visible_momentum`, `jet_momentum`, `lepton_momentum`, `missing_pt`: relative residuals, see `kinematic_sizes`;
+        - each voxel label by its name: see `VoxelClassification`;
+        - `pretraining`: losses with all masks drawn from `seed`, means over events.
+
+    Raises:
+        ValueError: a checkpoint without a head or with missing weights, events of another detector or without any truth that
+            the head predicts, or an unknown branch.
+    """
+    folder = _folder(checkpoint)
+    model, processor = _load(checkpoint, folder)
+    spec = model.config.spec
+    if unknown := set(absent) - {b.name for b in spec.branches}:
+        raise ValueError(f"absent={sorted(unknown)}: {spec.name!r} has the branches {[b.name for b in spec.branches]}")
+    present = torch.tensor([b.name not in absent for b in spec.branches])
+    if not present.any():
+        raise ValueError(f"absent={list(absent)} leaves no branch of {spec.name!r}")
+    model.to(device := torch.device("cuda" if torch.cuda.is_available() and not use_cpu else "cpu"))
+    as_images = isinstance(model, NuFMForEventParticleID)
+    with_shares = isinstance(model, (NuFMForVoxelClassification, NuFMForPreTraining))
+    options = {"generator": torch.Generator(device).manual_seed(seed)} if isinstance(model, NuFMForPreTraining) else {}
+    data, groups = open_events(packaged_sample(spec) if events is None else events, spec, as_images)
+    scores, seconds, count = Scores(spec), 0.0, 0
+    while group := list(islice(groups, batch_size)):
+        started = time.perf_counter()
+        batch = [event for image in group for event in image]
+        inputs = processor(batch, labels="voxels" if with_shares else None)
+        inputs["branch_mask"] = inputs["branch_mask"] & present
+        if as_images:
+            inputs["particle_event"] = torch.tensor([i for i, image in enumerate(group) for _ in image])
+        with torch.inference_mode():
+            outputs = model(**inputs.to(device), **options)
+        scores.add(model, processor, outputs, batch, inputs.get("voxel_labels"))
+        seconds += time.perf_counter() - started
+        count += len(batch)
+    if not count:
+        raise ValueError(f"there are no events to evaluate {checkpoint} on")
+    metrics = scores.metrics(model, processor, num_resamples, seed)
+    if not metrics:
+        raise ValueError(f"none of the {count} events has a truth that {checkpoint} ({type(model).__name__}) predicts")
+    return {
+        "checkpoint": _name(checkpoint),
+        "architecture": type(model).__name__,
+        "weights_sha256": weights_sha256(folder),
+        "data": {**data, "events": count},
+        "held_out": is_held_out(folder, data["simulations"]),
+        "num_events": count,
+        "batch_size": batch_size,
+        "seed": seed,
+        "num_resamples": num_resamples,
+        "absent": list(absent),
+        "metrics": metrics,
+        "git_revision": git_revision(),
+        "versions": package_versions(),
+        "machine": machine(),
+        "events_per_second": round(count / seconds, 2),
+        "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+    }
+
+
+def weights_sha256(folder: Path) -> str:
+    """SHA-256 of `model.safetensors`; of a sharded file, of the shards in order."""
+    return sha256(sorted(folder.glob("*.safetensors")))
+
+
+def _load(checkpoint: str | Path, folder: Path) -> tuple[PreTrainedModel, NuFMProcessor]:
+    config = models.NuFMConfig.from_pretrained(folder)
+    name = (config.architectures or ["(nothing)"])[0]
+    if name == "NuFMModel" or name not in models.__all__:
+        raise ValueError(f"{checkpoint} holds a {name}, which predicts nothing: give a checkpoint with a head")
+    model, info = getattr(models, name).from_pretrained(folder, output_loading_info=True)
+    if info["missing_keys"] or info["mismatched_keys"]:
+        raise ValueError(f"{checkpoint} is incomplete: no weights of {name} named {sorted(info['missing_keys'])[:3]} ...; save it again")
+    return model.eval(), NuFMProcessor.from_pretrained(folder)
+
+
+def _folder(checkpoint: str | Path) -> Path:
+    resolved = checkpoints.resolve(checkpoint)
+    return Path(resolved if Path(resolved).is_dir() else snapshot_download(resolved))
+
+
+def _name(checkpoint: str | Path) -> str:
+    return Path(checkpoint).resolve().name if Path(checkpoint).is_dir() else str(checkpoint)

@@ -1,0 +1,127 @@
+"""Predictions and truth of many batches to metrics by quantity."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from nufm_hub.detectors import DetectorSpec
+from nufm_hub.events import Event
+from nufm_hub.metrics import (
+    BalancedAccuracy,
+    ErrorDetectionAUROC,
+    ExpectedCalibrationError,
+    MacroAUROC,
+    PurityEfficiency,
+    RelativeResidual,
+    VertexError,
+    VoxelClassification,
+    kinematic_sizes,
+)
+from nufm_hub.models import NuFMForPreTraining, NuFMForVoxelClassification, NuFMProcessor
+
+_MOMENTA = ("visible_momentum", "jet_momentum", "lepton_momentum", "missing_pt")
+
+
+def class_scores(probabilities: np.ndarray, labels: np.ndarray, classes: Sequence[str], num_resamples: int = 1000, seed: int = 0) -> dict[str, Any]:
+    """All metrics of a classification: probabilities (B, K), class indices (B,)."""
+    options = {"predictions": probabilities, "references": labels, "num_resamples": num_resamples, "seed": seed}
+    merged: dict[str, Any] = {}
+    for metric in (BalancedAccuracy, ErrorDetectionAUROC, ExpectedCalibrationError):
+        merged |= metric().compute(**options)
+    for metric in (MacroAUROC, PurityEfficiency):
+        merged |= metric().compute(**options, class_names=classes)
+    return merged
+
+
+def vertex_scores(
+    predicted: np.ndarray, true: np.ndarray, training_mean: np.ndarray, num_resamples: int = 1000, seed: int = 0
+) -> dict[str, dict[str, Any]]:
+    """`vertex` and `vertex_baseline`, the errors of always predicting the mean vertex of the training events; all in mm, (B, 3) and (3,)."""
+    options = {"references": true, "num_resamples": num_resamples, "seed": seed}
+    return {
+        "vertex": VertexError().compute(predictions=predicted, **options),
+        "vertex_baseline": VertexError().compute(predictions=np.broadcast_to(training_mean, true.shape), **options),
+    }
+
+
+class Scores:
+    """What is kept of every batch: predictions and truth of events in physical units, counts of voxels, sums of losses."""
+
+    def __init__(self, spec: DetectorSpec) -> None:
+        self.spec = spec
+        self.predictions: dict[str, list[np.ndarray]] = {}
+        self.truth: dict[str, list[np.ndarray]] = {}
+        self.voxels = {label.name: VoxelClassification(label) for label in spec.voxel_branches[0].labels}
+        self.losses: dict[str, list[tuple[float, int]]] = {}
+
+    def add(self, model: PreTrainedModel, processor: NuFMProcessor, outputs: Any, events: list[Event], shares: torch.Tensor | None) -> None:
+        if isinstance(model, NuFMForPreTraining):
+            for name, loss in {"loss": outputs.loss, **outputs.losses}.items():
+                self.losses.setdefault(name, []).append((float(loss), len(events)))
+        elif isinstance(model, NuFMForVoxelClassification):
+            self._add_voxels(outputs.logits.float().cpu().numpy(), shares.cpu().numpy())
+        else:
+            for name, values in _predictions(model, processor, outputs).items():
+                self.predictions.setdefault(name, []).append(values)
+            for name, values in _truth(events, self.spec).items():
+                self.truth.setdefault(name, []).append(values)
+
+    def _add_voxels(self, logits: np.ndarray, shares: np.ndarray) -> None:
+        column = 0
+        for label in self.spec.voxel_branches[0].labels:
+            columns = slice(column, column := column + len(label.classes))
+            for row, truth in zip(logits, shares, strict=True):
+                self.voxels[label.name].add(row[:, columns], truth[:, columns])
+
+    def metrics(self, model: PreTrainedModel, processor: NuFMProcessor, num_resamples: int, seed: int) -> dict[str, Any]:
+        predictions, truth = ({k: np.concatenate(v) for k, v in d.items()} for d in (self.predictions, self.truth))
+        options = {"num_resamples": num_resamples, "seed": seed}
+        metrics: dict[str, Any] = {}
+        for name in self.spec.event_labels:
+            if name in predictions and (known := truth[name] >= 0).any():
+                classes = self.spec.classes(name)
+                metrics[name] = class_scores(predictions[name][known], truth[name][known], classes, **options)
+        if "vertex" in predictions and (known := np.isfinite(truth["vertex"]).all(axis=1)).any():
+            mean = np.asarray(processor.statistics["vertex"]["mean"])
+            metrics |= vertex_scores(predictions["vertex"][known], truth["vertex"][known], mean, **options)
+        if "visible_momentum" in predictions:
+            for name, (predicted, true) in kinematic_sizes(predictions, truth).items():
+                metrics[name] = RelativeResidual().compute(predictions=predicted, references=true, **options)
+        metrics |= {name: result for name, counted in self.voxels.items() if (result := counted.compute(**options))}
+        if self.losses:
+            events = sum(n for _, n in self.losses["loss"])
+            means = {name: sum(v * n for v, n in values) / sum(n for _, n in values) for name, values in self.losses.items()}
+            metrics["pretraining"] = {**means, "num_events": events}
+        return metrics
+
+
+def _predictions(model: PreTrainedModel, processor: NuFMProcessor, outputs: Any) -> dict[str, np.ndarray]:
+    """Probabilities (B, K), vertices in mm (B, 3), momenta in GeV, by quantity."""
+    if label := getattr(model, "event_label", None):
+        return {label: _softmax(outputs.logits)}
+    if "logits" in outputs:
+        return {"vertex": processor.post_process_vertex(outputs)}
+    found = {name: _softmax(outputs[f"{name}_logits"]) for name in processor.spec.event_labels if f"{name}_logits" in outputs}
+    found |= {name: outputs[name].double().cpu().numpy() for name in _MOMENTA}
+    if "vertex" in outputs:
+        found["vertex"] = processor.post_process_vertex(SimpleNamespace(logits=outputs.vertex))
+    return found
+
+
+def _truth(events: list[Event], spec: DetectorSpec) -> dict[str, np.ndarray]:
+    """Class indices, -1 where unknown; vertices and momenta, NaN where unknown."""
+    truth = {name: np.array([int(e.truth.get(name, -1)) for e in events]) for name in spec.event_labels}
+    for name in ("vertex", "visible_momentum", "jet_momentum"):
+        truth[name] = np.stack([np.asarray(e.truth.get(name, np.full(3, np.nan)), dtype=np.float64) for e in events])
+    truth["is_cc"] = np.array([bool(e.truth.get("is_cc", False)) for e in events])
+    return truth
+
+
+def _softmax(logits: torch.Tensor) -> np.ndarray:
+    return logits.double().softmax(-1).cpu().numpy()
