@@ -1,5 +1,6 @@
 """Whole trainings on toy events: they learn, resume exactly, refuse what they must, and agree on one and two processes."""
 
+import csv
 import json
 import os
 import shutil
@@ -25,6 +26,7 @@ from nufm_hub import (
 )
 from nufm_hub.cli import app
 from nufm_hub.training import run, train
+from nufm_hub.training.logs import LOG_FILE
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +126,7 @@ class StopAfter(TrainerCallback):
 def test_an_interrupted_run_ends_with_the_same_weights(task, ema_decay, toy_files, recipe, tmp_path, monkeypatch):
     def go(folder, **kwargs):
         settings = recipe | {"ema_decay": ema_decay}
-        return train(task, settings, toy_files["train"], tmp_path / folder, seed=3, use_cpu=True, save_every=1, **kwargs)
+        return train(task, settings, toy_files["train"], tmp_path / folder, seed=3, use_cpu=True, save_every=1, report_to="csv", **kwargs)
 
     whole = go("whole")
     finished = run.save_checkpoint
@@ -147,6 +149,12 @@ def test_an_interrupted_run_ends_with_the_same_weights(task, ema_decay, toy_file
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert json.loads((halves / "training.json").read_text())["resumed"]
+    logs = []
+    for folder in (whole, halves):
+        with (folder.parent / LOG_FILE).open(newline="") as file:
+            logs.append([(row["step"], row["loss"]) for row in csv.DictReader(file) if row["loss"]])
+    assert len(logs[0]) == recipe["epochs"]
+    assert logs[0] == logs[1]
 
 
 @pytest.mark.parametrize("task", ["flavour", "pretraining"])

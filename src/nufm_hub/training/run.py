@@ -32,6 +32,7 @@ from nufm_hub.provenance import git_revision, machine, package_versions, simulat
 
 from .data import AugmentedEvents, EventSubset, NuFMCollator, SetEpoch
 from .ema import ExponentialMovingAverage
+from .logs import loggers
 from .optimiser import parameter_groups
 from .recipe import Recipe, load_recipe
 
@@ -132,7 +133,7 @@ def train(
         use_cpu: train on the CPU even where there is a GPU.
         workers: processes that prepare batches.
         save_every: epochs between checkpoints.
-        report_to: `"tensorboard"` and the like, as for `TrainingArguments`.
+        report_to: where to log besides `training.json`, with commas between names: `"csv"`, `"tensorboard"`, see `loggers`.
         gradient_checkpointing: compute activations twice instead of keeping them: less memory, more time, same weights.
         max_events: use only so many of the events, for weights and statistics alike: the first of a random order that the seed gives,
             so that of one seed the smaller subset lies in the larger one.
@@ -141,12 +142,14 @@ def train(
         `output_dir/model`.
 
     Raises:
-        ValueError: unknown task or recipe, data of another detector than the source's, or fewer events than `max_events`.
+        ValueError: unknown task, recipe or logger, data of another detector than the source's, or fewer events than `max_events`.
+        ImportError: a logger's package is missing.
         FileExistsError: `output_dir` holds a finished run, a run with other settings, or other files.
     """
     if task not in TASKS:
         raise ValueError(f"unknown task {task!r}: give one of {sorted(TASKS)}")
     definition, recipe, output_dir = TASKS[task], load_recipe(recipe), Path(output_dir)
+    integrations, own_loggers = loggers(report_to)
     processes = TrainingArguments(output_dir=str(output_dir), use_cpu=use_cpu)
     with processes.main_process_first(local=False):
         train_events = EventDataset(events)
@@ -184,6 +187,7 @@ def train(
         model = definition.model(NuFMConfig.preset(recipe.preset, detector=train_events.spec, **options))
 
     augmentation = recipe.make_augmentation()
+    steps = -(-len(train_events) // recipe.batch_size)  # of an epoch
     trainer = NuFMTrainer(
         recipe=recipe,
         ema=ExponentialMovingAverage(recipe.ema_decay, resume) if recipe.ema_decay else None,
@@ -207,12 +211,14 @@ def train(
             ddp_find_unused_parameters=False,
             eval_strategy="no" if validation_events is None else "epoch",
             save_strategy="epoch" if validation_events is not None else "steps",
-            save_steps=1 if validation_events is not None else save_every * -(-len(train_events) // recipe.batch_size),
+            save_steps=1 if validation_events is not None else save_every * steps,
             save_total_limit=2,
             load_best_model_at_end=validation_events is not None,
             prediction_loss_only=definition.metrics is None,
-            logging_strategy="epoch",
-            report_to=report_to,
+            # Not "epoch", which logs after a checkpoint of the same step is written: a resumed run would lack that entry.
+            logging_strategy="steps",
+            logging_steps=steps,
+            report_to=integrations,
             **({"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}} if gradient_checkpointing else {}),
             disable_tqdm=False,
         ),
@@ -221,7 +227,7 @@ def train(
         data_collator=NuFMCollator(processor, definition.labels),
         processing_class=processor,
         compute_metrics=definition.metrics(processor) if definition.metrics and validation_events is not None else None,
-        callbacks=[SetEpoch()],
+        callbacks=[SetEpoch(), *own_loggers],
     )
     started = time.time()
     trainer.train(resume_from_checkpoint=resume)
