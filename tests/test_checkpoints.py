@@ -112,6 +112,13 @@ def test_damage_is_named(tmp_path):
     weights.write_bytes(weights.read_bytes()[:100_000])
     with pytest.raises(ValueError, match=r"cut.*truncated"):
         NuFMForFlavourClassification.from_pretrained(tmp_path / "cut")
+    model = NuFMForFlavourClassification.from_pretrained(FLAVOUR)
+    with torch.no_grad():
+        model.head.norm.weight[0] = float("nan")
+    model.save_pretrained(tmp_path / "diverged")
+    with pytest.raises(ValueError, match=r"diverged: 1 tensors hold NaN.*'head\.norm\.weight'"):
+        AutoModelForFlavourClassification.from_pretrained(tmp_path / "diverged")
+    NuFMModel.from_pretrained(tmp_path / "diverged")  # the encoder alone is sound
     with pytest.raises(ValueError, match="nufm/unknown"):
         NuFMModel.from_pretrained("nufm/unknown")
     with pytest.raises(ValueError, match="nufm/unknown"):

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -206,8 +207,7 @@ def test_min_loaded_is_a_threshold_on_the_share(source):
 
 def test_report_round_trip(source, tmp_path):
     model, report = transfer_encoder(source, NuFMForParticleID, detector())
-    model.save_pretrained(tmp_path)
-    report.save(tmp_path)
+    model.save_pretrained(tmp_path)  # takes the report along
     assert json.loads((tmp_path / "transfer_report.json").read_text())["fraction"] == 1
     again = TransferReport.load(tmp_path)
     assert again == report
@@ -221,12 +221,36 @@ def test_report_round_trip(source, tmp_path):
         TransferReport.load(tmp_path)
 
 
+def test_card(source, tmp_path):
+    """A card is made where there is none; of a card that is there only the section of the table changes."""
+    model, report = transfer_encoder(source, NuFMForParticleID, detector())
+    model.save_pretrained(tmp_path)
+    card = tmp_path / "README.md"
+    made = card.read_text()
+    assert made.startswith("---\nlibrary_name: transformers\ntags: [nufm, neutrino]\n---\n\n# NuFMForParticleID for mine\n")
+    assert made.endswith(f"## What was carried over\n\n{report.to_markdown()}\n")
+    replace(report, source="nufm/fasercal-mae").save(tmp_path / "from-id")
+    assert "\nbase_model: nufm/fasercal-mae\n" in (tmp_path / "from-id" / "README.md").read_text()
+
+    card.write_text(f"# Mine\n\nFirst.\n\n{made.split('# NuFMForParticleID for mine')[1].strip()}\n\n## What was carried over later\n\nLast.\n")
+    other, second = transfer_encoder(source, NuFMForParticleID, detector(), min_loaded=0, fusion_depth=4)
+    other.save_pretrained(tmp_path)
+    text = card.read_text()
+    assert text == f"# Mine\n\nFirst.\n\n## What was carried over\n\n{second.to_markdown()}\n\n## What was carried over later\n\nLast.\n"
+    assert second.to_markdown() != report.to_markdown()
+    again = NuFMForParticleID.from_pretrained(tmp_path)
+    assert again.transfer_report is None  # what is saved next may be anything
+
+
 def test_bad_sources(source, folder, tmp_path):
     broken = random_source()
     with torch.no_grad():
         broken.encoder.self_layers[1].mlp[0].bias[3] = float("nan")
     with pytest.raises(ValueError, match=r"encoder\.self_layers\.1\.mlp\.0\.bias"):
         transfer_encoder(broken, NuFMForParticleID, "superfgd")
+    broken.save_pretrained(tmp_path / "broken")
+    with pytest.raises(ValueError, match=r"broken: 1 tensors hold NaN or infinity, the first is 'encoder\.self_layers\.1\.mlp\.0\.bias'"):
+        transfer_encoder(tmp_path / "broken", NuFMForParticleID, "superfgd")
     with pytest.raises(ValueError, match="no NuFM encoder"):
         transfer_encoder(torch.nn.Linear(2, 2), NuFMForParticleID, "superfgd")
     (tmp_path / "bert").mkdir()

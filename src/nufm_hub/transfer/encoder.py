@@ -21,6 +21,7 @@ from nufm_hub import models
 from nufm_hub.detectors import DetectorSpec, VoxelBranch, load_detector
 from nufm_hub.models import NuFMConfig, NuFMModel
 from nufm_hub.models.nufm import NuFMPreTrainedModel
+from nufm_hub.models.nufm.modeling_nufm import check_finite
 
 from .report import TransferReport, TransferRow
 
@@ -59,7 +60,7 @@ def transfer_encoder(
         config_overrides: fields of `NuFMConfig`, or `num_labels`, `id2label`, `label2id`.
 
     Returns:
-        The model in evaluation mode, float32, on the CPU; and the report.
+        The model in evaluation mode, float32, on the CPU; and the report, which is also its `transfer_report` and is saved with it.
 
     Raises:
         ValueError: no NuFM encoder in the source, values that are not finite, an unknown detector or override, sizes that do not fit
@@ -71,7 +72,8 @@ def transfer_encoder(
         raise ValueError(f"min_loaded={min_loaded} must be a share in [0, 1]")
     spec = load_detector(detector)
     name, source_config, weights = _read_source(source)
-    name = Path(name).name if Path(name).is_dir() else name  # reports get published; folders of a machine do not belong there
+    if Path(name).is_dir() or Path(name).is_absolute():
+        name = Path(name).name  # reports get published; folders of a machine do not belong there
     config = _target_config(source_config, head_class, spec, config_overrides)
     with torch.device("meta"):
         target = head_class(config).state_dict()
@@ -86,6 +88,7 @@ def transfer_encoder(
     if set(info["missing_keys"]) != new or info["unexpected_keys"] or info["mismatched_keys"]:
         raise RuntimeError(f"transformers did not load what was planned for {head_class.__name__}: {info}")
     check_finite(model.state_dict(), f"the new {head_class.__name__}")
+    model.transfer_report = report
     return model, report
 
 
@@ -114,13 +117,6 @@ def _read_source(source: str | os.PathLike[str] | NuFMPreTrainedModel) -> tuple[
         raise ValueError(f"{name} is incomplete: {len(lost)} tensors of its encoder are not in the file, the first is {lost[0]!r}")
     check_finite(weights, name)
     return name, config, weights
-
-
-def check_finite(weights: Mapping[str, Tensor], where: str) -> None:
-    """Raises ValueError that names the first tensor with NaN or infinity."""
-    bad = [name for name, tensor in weights.items() if tensor.is_floating_point() and not torch.isfinite(tensor).all()]
-    if bad:
-        raise ValueError(f"{where}: {len(bad)} tensors hold NaN or infinity, the first is {bad[0]!r}; take another checkpoint")
 
 
 def _target_config(source: NuFMConfig, head_class: type[NuFMPreTrainedModel], spec: DetectorSpec, overrides: dict[str, Any]) -> NuFMConfig:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Any
 from nufm_hub.files import new_file
 
 REPORT_FILE = "transfer_report.json"
+CARD_FILE = "README.md"
+_HEADING, _LAST_LINE = "## What was carried over", "Carried over: "
 STATUSES = ("loaded", "re-initialised", "missing", "skipped")
 
 
@@ -105,11 +108,31 @@ class TransferReport:
             raise ValueError(f"not a transfer report: {error!r}") from error
 
     def save(self, folder: str | Path) -> Path:
-        """Write `transfer_report.json` into the folder of the saved model."""
-        path = Path(folder) / REPORT_FILE
+        """Write `transfer_report.json` into the folder of a saved model, and the table into its card, `README.md`.
+
+        A card that is there keeps everything else it says; where there is none, a short one is made. Saving a transferred model does this.
+
+        Returns:
+            The path of the JSON file.
+        """
+        path, card = Path(folder) / REPORT_FILE, Path(folder) / CARD_FILE
         with new_file(path, overwrite=True) as temporary:
             temporary.write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
+        text = self.add_to_card(card.read_text(encoding="utf-8") if card.is_file() else self._card())
+        with new_file(card, overwrite=True) as temporary:
+            temporary.write_text(text, encoding="utf-8")
         return path
+
+    def add_to_card(self, card: str) -> str:
+        """The text of a model card with the section that holds the table; an earlier such section is replaced."""
+        section = f"{_HEADING}\n\n{self.to_markdown()}"
+        earlier = rf"^{_HEADING}\n.*?^{_LAST_LINE}[^\n]*"
+        text, found = re.subn(earlier, lambda match: section, card, count=1, flags=re.MULTILINE | re.DOTALL)
+        return text if found else f"{card.rstrip()}\n\n{section}\n"
+
+    def _card(self) -> str:
+        base = f"base_model: {self.source}\n" if "/" in self.source else ""  # a folder's last name is no id
+        return f"---\nlibrary_name: transformers\n{base}tags: [nufm, neutrino]\n---\n\n# {self.model} for {self.detector}\n"
 
     @classmethod
     def load(cls, folder: str | Path) -> TransferReport:
@@ -135,5 +158,5 @@ class TransferReport:
         """The table for a model card."""
         lines = ["| module | status | tensors | parameters | why |", "|---|---|---|---|---|"]
         lines += [f"| `{m}` | {s} | {n} | {p:,} | {why} |" for m, s, n, p, why in self.summary()]
-        end = f"Carried over: {self.fraction:.1%} of the encoder's {self.encoder_parameters:,} parameters, from `{self.source}`."
+        end = f"{_LAST_LINE}{self.fraction:.1%} of the encoder's {self.encoder_parameters:,} parameters, from `{self.source}`."
         return "\n".join([*lines, "", end])

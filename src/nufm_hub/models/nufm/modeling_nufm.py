@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import copy
 import math
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +30,7 @@ from nufm_hub.detectors import DetectorSpec
 from .configuration_nufm import NuFMConfig, explicit_revision
 from .encoder_nufm import NuFMEmbeddings, NuFMEncoder, Tokens
 from .layers_nufm import FrozenPosition, Sequences, WindowEmbedding, sincos_position
+from .objectives_nufm import vertex_loss
 from .patch_embedding import Patches, SparsePatchConv3d, patchify
 
 
@@ -84,6 +87,13 @@ class NuFMHead(nn.Module):
         return self.output(self.dropout(self.norm(pooled)))
 
 
+def check_finite(weights: Mapping[str, Tensor], where: str) -> None:
+    """Raises ValueError that names the first tensor with NaN or infinity."""
+    bad = [n for n, tensor in weights.items() if tensor.is_floating_point() and not tensor.is_meta and not torch.isfinite(tensor).all()]
+    if bad:
+        raise ValueError(f"{where}: {len(bad)} tensors hold NaN or infinity, the first is {bad[0]!r}; take another checkpoint")
+
+
 class NuFMPreTrainedModel(PreTrainedModel):
     """Start of weights, loading, and the encoder that every NuFM model has."""
 
@@ -94,6 +104,7 @@ class NuFMPreTrainedModel(PreTrainedModel):
     accepts_loss_kwargs = False  # losses are plain means over the batch
     _supports_sdpa = True
     _no_split_modules = ("NuFMLayer",)
+    transfer_report: Any = None  # of `nufm_hub.transfer_encoder`, which made the model; saved with it
 
     def __init__(self, config: NuFMConfig):
         super().__init__(config)
@@ -126,7 +137,7 @@ class NuFMPreTrainedModel(PreTrainedModel):
         """As in the library; an id of a checkpoint that comes with the package is read from there.
 
         Raises:
-            ValueError: the weights file is truncated or damaged.
+            ValueError: the weights file is truncated or damaged, or holds values that are not finite.
         """
         from nufm_hub.checkpoints import resolve
 
@@ -138,8 +149,15 @@ class NuFMPreTrainedModel(PreTrainedModel):
         except SafetensorError as error:
             raise ValueError(f"the weights in {pretrained_model_name_or_path} are truncated or damaged ({error}): fetch them again") from error
         model = loaded[0] if isinstance(loaded, tuple) else loaded
+        check_finite(model.state_dict(), str(pretrained_model_name_or_path))
         model.config.name_or_path = model.name_or_path = str(pretrained_model_name_or_path)
         return loaded
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], is_main_process: bool = True, **kwargs: Any) -> None:
+        """As in the library; a transferred model also leaves its report, as `transfer_report.json` and in the card."""
+        super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
+        if self.transfer_report is not None and is_main_process:
+            self.transfer_report.save(save_directory)
 
     def _returned(self, output: ModelOutput, return_dict: bool | None) -> ModelOutput | tuple:
         return output if (self.config.return_dict if return_dict is None else return_dict) else output.to_tuple()
@@ -371,7 +389,7 @@ class NuFMForParticleID(_NuFMClassifier):
 
 
 class NuFMForVertexRegression(_NuFMTaskModel):
-    """Primary vertex. `labels`: float (B, 3), normalised as the processor does, NaN where unknown; the loss is the squared error."""
+    """Primary vertex. `labels`: float (B, 3), normalised as the processor does, NaN where unknown; the loss is the mean distance."""
 
     def __init__(self, config: NuFMConfig):
         config = copy.deepcopy(config)
@@ -381,9 +399,7 @@ class NuFMForVertexRegression(_NuFMTaskModel):
         super().__init__(config, 3)
 
     def task_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Mean squared error over the coordinates that are known."""
+        """Mean distance, see `vertex_loss`."""
         if labels.shape != logits.shape:
             raise ValueError(f"labels must be vertices of shape {tuple(logits.shape)}; got {tuple(labels.shape)}")
-        known = ~labels.isnan()
-        difference = torch.where(known, logits - labels.to(logits.dtype).nan_to_num(), 0.0)
-        return difference.square().sum() / known.sum().clamp(min=1)
+        return vertex_loss(logits, labels)
