@@ -114,15 +114,24 @@ def test_missing_or_wrong_scales_are_named():
 
 
 def task_weights(**start):
-    weights = TaskWeights(start)
+    weights = TaskWeights(dict.fromkeys(start, 1.0))
     for name, u in start.items():
         weights.get_parameter(name).data.fill_(u)
     return weights
 
 
-def test_weights_start_at_one_and_stay_in_bounds():
-    start = TaskWeights.start
-    weights = task_weights(a=start, b=start, c=start)
+ONE = TaskWeights({"a": 1.0}).start_logit("a")
+
+
+def test_weights_start_where_they_are_told_to():
+    weights = TaskWeights({"a": 1.0, "b": 0.125})
+    for name, u in weights.named_parameters():
+        u.data.fill_(weights.start_logit(name))
+    assert {name: w.item() for name, w in weights.weights().items()} == pytest.approx({"a": 1.0, "b": 0.125})
+
+
+def test_weights_stay_in_bounds():
+    weights = task_weights(a=ONE, b=ONE, c=ONE)
     assert [w.item() for w in weights.weights().values()] == pytest.approx([1, 1, 1])
     losses = {"a": torch.tensor(2.0), "b": torch.tensor(0.5), "c": torch.tensor(0.0)}
     total = weights(losses)
@@ -136,7 +145,7 @@ def test_weights_start_at_one_and_stay_in_bounds():
 
 
 def test_weights_settle_where_the_two_terms_balance():
-    weights = task_weights(a=TaskWeights.start)
+    weights = task_weights(a=ONE)
     optimiser = torch.optim.Adam(weights.parameters(), lr=0.05)
     for _ in range(400):
         optimiser.zero_grad()

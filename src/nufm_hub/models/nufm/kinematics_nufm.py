@@ -130,19 +130,26 @@ def _relative(predicted: Tensor, true: Tensor, floor: float) -> Tensor:
 
 
 class TaskWeights(nn.Module):
-    """Learnable weights w of summed losses, `w_min + (w_max - w_min) sigmoid(u)`, that start at 1.
+    """Learnable weights w of summed losses, `w_min + (w_max - w_min) sigmoid(u)`.
 
     The sum is of `w L - log(w) / 2`, which is `exp(-2 s) L + s` of arXiv:1705.07115 with w = exp(-2 s): without the logarithm every
     weight would fall to its bound. A loss that is exactly zero had nothing to score and leaves its weight alone.
+
+    Args:
+        start: w of each loss at the start, by name.
     """
 
     minimum, maximum = 0.01, 5.0
-    start = float(np.log((1 - minimum) / (maximum - 1)))
 
-    def __init__(self, names: Iterable[str]):
+    def __init__(self, start: Mapping[str, float]):
         super().__init__()
-        for name in names:
+        self.start = dict(start)
+        for name in start:
             self.register_parameter(name, nn.Parameter(torch.empty(())))  # u
+
+    def start_logit(self, name: str) -> float:
+        """u of a loss at the start."""
+        return float(np.log((self.start[name] - self.minimum) / (self.maximum - self.start[name])))
 
     def weights(self) -> dict[str, Tensor]:
         """w of each loss by name."""

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+_LEAST_DISTANCE = 1e-3  # in spreads of the vertices: keeps the gradient of a distance finite at zero
+
 
 def uniform(count: int, device: torch.device, generator: torch.Generator | None) -> Tensor:
     """Uniform float32 (count,) on a device, drawn where the generator lives."""
@@ -68,6 +70,17 @@ def occupancy_loss(logits: Tensor, hit: Tensor, gamma: float, smoothing: float, 
 def huber_loss(predicted: Tensor, target: Tensor) -> Tensor:
     """Mean Huber loss, delta 1."""
     return mean(F.huber_loss(predicted, target.to(predicted.dtype), reduction="none"))
+
+
+def vertex_loss(predicted: Tensor, vertex: Tensor) -> Tensor:
+    """Mean distance over the events whose vertex is known, in the units of (B, 3) positions; NaN: unknown coordinate.
+
+    A squared error, as published, would end up with next to no gradient beside the other losses long before the vertex is found.
+    """
+    known = ~vertex.isnan()
+    difference = torch.where(known, predicted - vertex.to(predicted.dtype).nan_to_num(), 0.0)
+    distance = (difference.square().sum(dim=1) + _LEAST_DISTANCE**2).sqrt()
+    return mean(distance, known.any(dim=1).to(predicted.dtype))
 
 
 def label_loss(logits: Tensor, labels: Tensor) -> Tensor:
