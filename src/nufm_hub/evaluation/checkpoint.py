@@ -15,11 +15,12 @@ from transformers import PreTrainedModel
 
 from nufm_hub import checkpoints, models
 from nufm_hub.events import Event
+from nufm_hub.files import sha256_of
 from nufm_hub.models import NuFMForEventParticleID, NuFMForPreTraining, NuFMForVoxelClassification, NuFMProcessor
 from nufm_hub.provenance import git_revision, machine, package_versions
 
 from .scores import Scores
-from .source import is_held_out, open_events, packaged_sample, sha256
+from .source import is_held_out, open_events, packaged_sample
 
 
 def evaluate(
@@ -112,7 +113,7 @@ def evaluate(
 
 def weights_sha256(folder: Path) -> str:
     """SHA-256 of `model.safetensors`; of a sharded file, of the shards in order."""
-    return sha256(sorted(folder.glob("*.safetensors")))
+    return sha256_of(sorted(folder.glob("*.safetensors")))
 
 
 def _load(checkpoint: str | Path, folder: Path) -> tuple[PreTrainedModel, NuFMProcessor]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
@@ -15,6 +14,7 @@ from nufm_hub.events import Event, list_shards, read_detector, read_events
 from nufm_hub.events.crop_files import CropSettings
 from nufm_hub.events.samples import list_samples, sample_path
 from nufm_hub.events.splits import group_key
+from nufm_hub.files import sha256_of
 from nufm_hub.provenance import simulations_of
 
 
@@ -31,7 +31,7 @@ def open_events(
         "detector": held.name,
         "detector_hash": held.hash,
         "files": [f.name for f in files],
-        "events_sha256": sha256(files),
+        "events_sha256": sha256_of(files),
         "simulations": [{k: v for k, v in record.items() if k not in ("shards", "summary")} for record in simulations_of(files)],
     }
     stream = (event for file in files for event in read_events(file))
@@ -99,12 +99,3 @@ def _training_simulations(folder: Path) -> Iterator[dict[str, Any]]:
 def _runs(simulation: dict[str, Any]) -> set[tuple[str, int]]:
     """Name and seed of a simulation, or of those that crops were made from."""
     return {(s["simulation"], s["seed"]) for s in simulation.get("source", [simulation]) if "seed" in s}
-
-
-def sha256(files: Iterable[Path]) -> str:
-    """Of one file; of several, of their digests in order."""
-    digests = []
-    for path in files:
-        with path.open("rb") as file:
-            digests.append(hashlib.file_digest(file, "sha256").hexdigest())
-    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
