@@ -15,9 +15,12 @@ Set = Annotated[list[str] | None, typer.Option("--set", help="Replace a value of
 Seed = Annotated[int, typer.Option(help="Seed of weights, order, augmentation and masking.")]
 Cpu = Annotated[bool, typer.Option("--cpu", help="Train on the CPU even where there is a GPU.")]
 Workers = Annotated[int, typer.Option(help="Processes that prepare batches.")]
-ReportTo = Annotated[str, typer.Option(help="Where to log besides training.json: csv, tensorboard, or both with a comma between.")]
+ReportTo = Annotated[str, typer.Option(help="Where Trainer logs to besides training.json, e.g. tensorboard.")]
 MaxEvents = Annotated[int | None, typer.Option(help="Learn from so many of the events only: a random subset, nested for one seed.")]
 Checkpointing = Annotated[bool, typer.Option("--gradient-checkpointing", help="Compute activations twice instead of keeping them: less memory.")]
+
+# Defaults of `finetune` for tasks that need one of their own.
+RECIPES = {"particle": "superfgd-transfer-nano", "event-particles": "pilarnet-transfer-nano"}
 
 
 def pretrain(
@@ -40,11 +43,13 @@ def pretrain(
 
 
 def finetune(
-    task: Annotated[str, typer.Argument(help="flavour, charm, vertex, momentum, reconstruction (all of these at once) or voxels.")],
+    task: Annotated[
+        str, typer.Argument(help="flavour, charm, vertex, momentum, reconstruction (all of these at once), voxels, particle, or event-particles.")
+    ],
     events: Events,
     out: Out,
     source: Annotated[str | None, typer.Option(help="Id or folder of the pre-trained checkpoint; random weights when left out.")] = None,
-    recipe: Annotated[str, typer.Option(help="Recipe name or JSON file.")] = "fasercal-finetune-nano",
+    recipe: Annotated[str | None, typer.Option(help="Recipe name or JSON file; a small one for the task by default.")] = None,
     validation: Validation = None,
     set_: Set = None,
     seed: Seed = 0,
@@ -53,9 +58,13 @@ def finetune(
     report_to: ReportTo = "none",
     gradient_checkpointing: Checkpointing = False,
     max_events: MaxEvents = None,
+    transfer: Annotated[
+        bool, typer.Option("--transfer", help="The source reads another detector: take its encoder along, start all else anew.")
+    ] = False,
 ) -> None:
     """Fine-tune an encoder with a task head on labelled events."""
-    _train(task, recipe, events, out, source, validation, set_, seed, cpu, workers, report_to, gradient_checkpointing, {}, max_events)
+    chosen = recipe or RECIPES.get(task, "fasercal-finetune-nano")
+    _train(task, chosen, events, out, source, validation, set_, seed, cpu, workers, report_to, gradient_checkpointing, {}, max_events, transfer)
 
 
 def _train(
@@ -73,6 +82,7 @@ def _train(
     gradient_checkpointing: bool,
     model: dict[str, Any],
     max_events: int | None = None,
+    transfer: bool = False,
 ) -> None:
     from .recipe import load_recipe
     from .run import train
@@ -80,9 +90,9 @@ def _train(
     try:
         loaded = load_recipe(recipe, **parse_values(overrides))
         loaded = load_recipe(loaded, model={**loaded.model, **model})
-        options = {"report_to": report_to, "gradient_checkpointing": gradient_checkpointing, "max_events": max_events}
+        options = {"report_to": report_to, "gradient_checkpointing": gradient_checkpointing, "max_events": max_events, "transfer": transfer}
         folder = train(task, loaded, list(events), out, source, validation, seed, cpu, workers, **options)
-    except (ValueError, FileExistsError, ImportError) as error:
+    except (ValueError, FileExistsError) as error:
         raise typer.BadParameter(str(error)) from error
     typer.echo(f"saved {folder}")
 

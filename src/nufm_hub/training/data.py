@@ -15,6 +15,8 @@ from nufm_hub.events import Event, EventDataset
 from nufm_hub.events.augmentation import Augmentation
 from nufm_hub.models.nufm.processing_nufm import NuFMProcessor
 
+from .particles import ParticleEvents
+
 
 class EventSubset(Dataset[Event]):
     """The first `count` events of a random order of `events` that the seed gives: of one seed, the smaller subset lies in the larger one.
@@ -23,7 +25,7 @@ class EventSubset(Dataset[Event]):
         ValueError: there are fewer than `count` events, or `count` is not positive.
     """
 
-    def __init__(self, events: EventDataset, count: int, seed: int) -> None:
+    def __init__(self, events: EventDataset | ParticleEvents, count: int, seed: int) -> None:
         if not 0 < count <= len(events):
             raise ValueError(f"cannot take {count} of {len(events)} events: give a number from 1 to {len(events)}, or more data")
         self.events, self.indices = events, np.random.default_rng(seed).permutation(len(events))[:count]
@@ -39,7 +41,7 @@ class EventSubset(Dataset[Event]):
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, index: int) -> Event:
+    def __getitem__(self, index: int) -> Event | list[Event]:
         return self.events[self.indices[index]]
 
 
@@ -68,6 +70,17 @@ class SetEpoch(TrainerCallback):
     def on_epoch_begin(self, args: Any, state: Any, control: Any, train_dataloader: Any = None, **kwargs: Any) -> None:
         if hasattr(dataset := getattr(train_dataloader, "dataset", None), "set_epoch"):
             dataset.set_epoch(int(state.epoch or 0))
+
+
+class EvaluateAt(TrainerCallback):
+    """Evaluates `count` times at equal numbers of steps, the last time at the end."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step in {max(1, round(state.max_steps * (i + 1) / self.count)) for i in range(self.count)}:
+            control.should_evaluate = True
 
 
 class NuFMCollator:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,26 +14,30 @@ import torch
 from transformers import PreTrainedModel, Trainer, TrainingArguments, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
 
-from nufm_hub.events import EventDataset
+from nufm_hub.detectors import DetectorSpec
+from nufm_hub.events import Event, EventDataset
 from nufm_hub.files import new_file, new_folder
 from nufm_hub.metrics import flavour_metrics, momentum_metrics, reconstruction_metrics, vertex_metrics, voxel_metrics
 from nufm_hub.models import (
     NuFMConfig,
     NuFMForCharmClassification,
+    NuFMForEventParticleID,
     NuFMForEventReconstruction,
     NuFMForFlavourClassification,
     NuFMForMomentumRegression,
+    NuFMForParticleID,
     NuFMForPreTraining,
     NuFMForVertexRegression,
     NuFMForVoxelClassification,
     NuFMProcessor,
 )
 from nufm_hub.provenance import git_revision, machine, package_versions, simulations_of
+from nufm_hub.transfer import transfer_encoder
 
-from .data import AugmentedEvents, EventSubset, NuFMCollator, SetEpoch
+from .data import AugmentedEvents, EvaluateAt, EventSubset, NuFMCollator, SetEpoch
 from .ema import ExponentialMovingAverage
-from .logs import loggers
 from .optimiser import parameter_groups
+from .particles import ParticleCollator, ParticleEvents
 from .recipe import Recipe, load_recipe
 
 MODEL_FOLDER = "model"
@@ -41,12 +45,19 @@ MODEL_FOLDER = "model"
 
 @dataclass(frozen=True)
 class Task:
-    """A model class, the labels its loss needs (see `NuFMProcessor.__call__`), its metrics, and whether it needs scales of momenta."""
+    """A model class, the labels its loss needs (see `NuFMProcessor.__call__`), its metrics, whether it needs scales of momenta, and whether it
+    takes all particles of an event at once."""
 
     model: type[PreTrainedModel]
     labels: str
     metrics: Callable[[NuFMProcessor], Callable] | None = None
     momenta: bool = False
+    grouped: bool = False
+
+    def open(self, events: str | Path | list[str | Path], detector: DetectorSpec | None = None) -> EventDataset | ParticleEvents:
+        """The events of parquet shards, as the model takes them."""
+        opened = EventDataset(events, detector)
+        return ParticleEvents(opened) if self.grouped else opened
 
 
 TASKS = {
@@ -57,6 +68,8 @@ TASKS = {
     "momentum": Task(NuFMForMomentumRegression, "reconstruction", momentum_metrics, momenta=True),
     "reconstruction": Task(NuFMForEventReconstruction, "reconstruction", reconstruction_metrics, momenta=True),
     "voxels": Task(NuFMForVoxelClassification, "voxels", voxel_metrics),
+    "particle": Task(NuFMForParticleID, "particle", lambda processor: flavour_metrics),
+    "event-particles": Task(NuFMForEventParticleID, "particle", lambda processor: flavour_metrics, grouped=True),
 }
 
 
@@ -117,6 +130,8 @@ def train(
     report_to: str = "none",
     gradient_checkpointing: bool = False,
     max_events: int | None = None,
+    transfer: bool = False,
+    evaluations: int | None = None,
 ) -> Path:
     """Train a model and save it, with its processor and `training.json`, in `output_dir/model`.
 
@@ -128,32 +143,40 @@ def train(
         events: parquet shards to train on: file, folder, glob or a list of these.
         output_dir: folder of the run.
         source: id or folder of the checkpoint to start from; random weights of the recipe's preset when None.
-        validation: parquet shards for the loss and metrics after each epoch; the weights with the lowest validation loss are kept.
+        validation: parquet shards for the loss and metrics after each epoch; the weights with the lowest validation loss are kept, unless
+            `evaluations` is given.
         seed: of weights, order, augmentation and masking.
         use_cpu: train on the CPU even where there is a GPU.
         workers: processes that prepare batches.
         save_every: epochs between checkpoints.
-        report_to: where to log besides `training.json`, with commas between names: `"csv"`, `"tensorboard"`, see `loggers`.
+        report_to: `"tensorboard"` and the like, as for `TrainingArguments`.
         gradient_checkpointing: compute activations twice instead of keeping them: less memory, more time, same weights.
         max_events: use only so many of the events, for weights and statistics alike: the first of a random order that the seed gives,
             so that of one seed the smaller subset lies in the larger one.
+        transfer: the source reads another detector: take its encoder along, and all else new, see `nufm_hub.transfer_encoder`. The report
+            of what was carried over is saved with the model.
+        evaluations: evaluate validation events so often, at equal numbers of steps, and keep the weights of the end of the training.
 
     Returns:
         `output_dir/model`.
 
     Raises:
-        ValueError: unknown task, recipe or logger, data of another detector than the source's, or fewer events than `max_events`.
-        ImportError: a logger's package is missing.
+        ValueError: unknown task or recipe, data of another detector than the source's (without `transfer`), fewer events than
+            `max_events`, or options that do not go together.
         FileExistsError: `output_dir` holds a finished run, a run with other settings, or other files.
     """
     if task not in TASKS:
         raise ValueError(f"unknown task {task!r}: give one of {sorted(TASKS)}")
     definition, recipe, output_dir = TASKS[task], load_recipe(recipe), Path(output_dir)
-    integrations, own_loggers = loggers(report_to)
+    augmentation = recipe.make_augmentation()
+    if definition.grouped and augmentation is not None:
+        raise ValueError(f"the features of particles do not follow an augmentation: {task!r} needs a recipe with augmentation null")
+    if evaluations is not None and (validation is None or evaluations < 1):
+        raise ValueError(f"evaluations={evaluations} needs validation events and at least 1")
     processes = TrainingArguments(output_dir=str(output_dir), use_cpu=use_cpu)
     with processes.main_process_first(local=False):
-        train_events = EventDataset(events)
-        validation_events = EventDataset(validation, detector=train_events.spec) if validation is not None else None
+        train_events = definition.open(events)
+        validation_events = definition.open(validation, train_events.spec) if validation is not None else None
         if max_events is not None:
             train_events = EventSubset(train_events, max_events, seed)
         settings = {
@@ -163,30 +186,14 @@ def train(
             "seed": seed,
             "data": {"train": describe_data(train_events), "validation": None if validation_events is None else describe_data(validation_events)},
         }
-        if max_events is not None:
-            settings["max_events"] = max_events
+        options = {"max_events": max_events, "transfer": transfer or None, "evaluations": evaluations}
+        settings |= {name: value for name, value in options.items() if value is not None}
         resume = _claim(output_dir, settings)
 
     set_seed(seed)
-    if source is not None:
-        processor = NuFMProcessor.from_pretrained(source)
-        if processor.spec.hash != train_events.spec.hash:
-            raise ValueError(
-                f"{source} reads detector {processor.spec.name!r} (hash {processor.spec.hash}), the events are of {train_events.spec.name!r} "
-                f"(hash {train_events.spec.hash}): transfer the encoder to the new detector first"
-            )
-        if max_events is not None or (definition.momenta and processor.momentum_scales is None):
-            # The source may have seen the truth of more events than it is to learn from now.
-            processor = processor.with_targets((train_events[i] for i in range(len(train_events))), replace=max_events is not None)
-    else:
-        processor = NuFMProcessor.fit((train_events[i] for i in range(len(train_events))), train_events.spec)
-    options = recipe.model | ({"momentum_scales": processor.momentum_scales} if definition.momenta else {})
-    if source is not None:
-        model = definition.model.from_pretrained(source, **options)
-    else:
-        model = definition.model(NuFMConfig.preset(recipe.preset, detector=train_events.spec, **options))
+    model, processor = _start(definition, recipe, train_events, source, transfer, replace_targets=max_events is not None)
 
-    augmentation = recipe.make_augmentation()
+    keep_best = validation_events is not None and evaluations is None
     steps = -(-len(train_events) // recipe.batch_size)  # of an epoch
     trainer = NuFMTrainer(
         recipe=recipe,
@@ -209,25 +216,23 @@ def train(
             dataloader_pin_memory=torch.cuda.is_available() and not use_cpu,
             remove_unused_columns=False,
             ddp_find_unused_parameters=False,
-            eval_strategy="no" if validation_events is None else "epoch",
-            save_strategy="epoch" if validation_events is not None else "steps",
-            save_steps=1 if validation_events is not None else save_every * steps,
+            eval_strategy="epoch" if keep_best else "no",
+            save_strategy="epoch" if keep_best else "steps",
+            save_steps=1 if keep_best else save_every * steps,
             save_total_limit=2,
-            load_best_model_at_end=validation_events is not None,
+            load_best_model_at_end=keep_best,
             prediction_loss_only=definition.metrics is None,
-            # Not "epoch", which logs after a checkpoint of the same step is written: a resumed run would lack that entry.
-            logging_strategy="steps",
-            logging_steps=steps,
-            report_to=integrations,
+            logging_strategy="epoch",
+            report_to=report_to,
             **({"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}} if gradient_checkpointing else {}),
             disable_tqdm=False,
         ),
         train_dataset=train_events if augmentation is None else AugmentedEvents(train_events, augmentation, train_events.spec, seed),
         eval_dataset=validation_events,
-        data_collator=NuFMCollator(processor, definition.labels),
+        data_collator=ParticleCollator(processor) if definition.grouped else NuFMCollator(processor, definition.labels),
         processing_class=processor,
         compute_metrics=definition.metrics(processor) if definition.metrics and validation_events is not None else None,
-        callbacks=[SetEpoch(), *own_loggers],
+        callbacks=[SetEpoch(), *([EvaluateAt(evaluations)] if evaluations else [])],
     )
     started = time.time()
     trainer.train(resume_from_checkpoint=resume)
@@ -249,6 +254,43 @@ def train(
     return target
 
 
+def _start(
+    definition: Task, recipe: Recipe, events: EventDataset | EventSubset | ParticleEvents, source: str | None, transfer: bool, replace_targets: bool
+) -> tuple[PreTrainedModel, NuFMProcessor]:
+    """The model before training, and its processor."""
+    if source is None or transfer:
+        if source is None and transfer:
+            raise ValueError("transfer=True needs a source to take the encoder from")
+        if transfer and NuFMConfig.from_pretrained(source).spec.hash == events.spec.hash:
+            raise ValueError(f"{source} reads {events.spec.name!r} already: fine-tune it as it is, without transfer")
+        processor = NuFMProcessor.fit(_singles(events), events.spec)
+        options = _model_options(definition, recipe, processor)
+        if transfer:
+            return transfer_encoder(source, definition.model, events.spec, **options)[0], processor
+        return definition.model(NuFMConfig.preset(recipe.preset, detector=events.spec, **options)), processor
+    processor = NuFMProcessor.from_pretrained(source)
+    if processor.spec.hash != events.spec.hash:
+        raise ValueError(
+            f"{source} reads detector {processor.spec.name!r} (hash {processor.spec.hash}), the events are of {events.spec.name!r} "
+            f"(hash {events.spec.hash}): transfer the encoder to the new detector (transfer=True, --transfer)"
+        )
+    if replace_targets or (definition.momenta and processor.momentum_scales is None):
+        # The source may have seen the truth of more events than it is to learn from now.
+        processor = processor.with_targets(_singles(events), replace=replace_targets)
+    return definition.model.from_pretrained(source, **_model_options(definition, recipe, processor)), processor
+
+
+def _model_options(definition: Task, recipe: Recipe, processor: NuFMProcessor) -> dict[str, Any]:
+    return recipe.model | ({"momentum_scales": processor.momentum_scales} if definition.momenta else {})
+
+
+def _singles(events: EventDataset | EventSubset | ParticleEvents) -> Iterator[Event]:
+    """One by one, also the particles of an event."""
+    for i in range(len(events)):
+        event = events[i]
+        yield from event if isinstance(event, list) else [event]
+
+
 def save_checkpoint(model: PreTrainedModel, processor: NuFMProcessor, record: Mapping[str, Any], folder: Path, overwrite: bool = False) -> None:
     """Config, weights, processor and `training.json` in a new folder."""
     with new_folder(folder, overwrite) as temporary:
@@ -257,7 +299,7 @@ def save_checkpoint(model: PreTrainedModel, processor: NuFMProcessor, record: Ma
         (temporary / "training.json").write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def describe_data(events: EventDataset | EventSubset) -> dict[str, Any]:
+def describe_data(events: EventDataset | EventSubset | ParticleEvents) -> dict[str, Any]:
     """Detector, number of events and where they came from; file names only, no folders."""
     return {
         "detector": events.spec.name,
