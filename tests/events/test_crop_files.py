@@ -3,12 +3,13 @@
 import json
 from itertools import pairwise
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from nufm_hub import load_detector, read_events, sample_path, write_events
 from nufm_hub.cli import app
-from nufm_hub.events import EventDataset
+from nufm_hub.events import EventDataset, Voxels
 from nufm_hub.events.crop_files import CropSettings, write_crops
 from nufm_hub.events.crops import crop_detector, crop_particle, particle_crops
 from nufm_hub.events.leaks import check_leaks
@@ -58,6 +59,17 @@ def test_an_initial_condition_that_was_simulated_twice_is_in_one_split_only(tmp_
     write_crops([tmp_path / "first", tmp_path / "again.parquet"], tmp_path / "crops", fractions=(0.4, 0.3, 0.3))
     place = {name: {c.provenance["index"] % 1000 for c in EventDataset(tmp_path / "crops" / name)} for name in SPLITS}
     assert all(not place[a] & place[b] for a in SPLITS for b in SPLITS if a != b)
+
+
+def test_a_particle_that_is_not_where_its_bounding_box_is_centred_is_left_out(tmp_path):
+    """Six voxels in two opposite corners of the detector: none is within 60 voxels of the middle."""
+    event = some("superfgd", 2, tmp_path / "events")[0]
+    corners = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [199, 199, 199], [198, 199, 199], [199, 198, 199]])
+    event.voxels["cubes"] = Voxels(corners, np.ones(6))
+    settings = CropSettings.load("superfgd")
+    assert not list(settings.crops(event, SUPERFGD, settings.detector(SUPERFGD)))
+    with pytest.raises(ValueError, match="no voxel lies in the crop"):
+        crop_particle(event, SUPERFGD, settings.detector(SUPERFGD))
 
 
 def test_particles_of_images_stay_together_and_in_order(tmp_path, same_event):

@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from nufm_hub.detectors import DetectorSpec
 from nufm_hub.files import new_folder
 
-from .crops import MIN_VOXELS, crop_detector, crop_particle, particle_crops
+from .crops import MIN_VOXELS, crop_clamped, crop_detector, crop_particle, particle_crops
 from .event import Event
 from .parquet import read_detector, read_events, write_events
 from .splits import GROUPS, SPLITS, split_events
@@ -77,10 +77,13 @@ class CropSettings:
         return crop_detector(spec, self.shape, self.patch, self.window, self.fit, self.features)
 
     def crops(self, event: Event, spec: DetectorSpec, crop_spec: DetectorSpec) -> Iterator[Event]:
-        """The crops of an event; none of particles with fewer than `min_voxels` voxels."""
+        """The crops of an event; none of particles with fewer than `min_voxels` voxels, in all or in the crop."""
         if self.fit == "scale":
             yield from particle_crops(event, spec, crop_spec, self.min_voxels)
-        elif len(event.voxels.get(spec.voxel_branches[0].name, ())) >= self.min_voxels:
+            return
+        branch = spec.voxel_branches[0]
+        voxels = event.voxels.get(branch.name, ())
+        if len(voxels) >= self.min_voxels and len(crop_clamped(voxels, branch.shape, self.shape).rows) >= self.min_voxels:
             yield crop_particle(event, spec, crop_spec)
 
 

@@ -246,13 +246,15 @@ def crop_particle(event: Event, spec: DetectorSpec, crop_spec: DetectorSpec) -> 
     energy) and `BOUNDARY_FEATURES`.
 
     Raises:
-        ValueError: the event is empty.
+        ValueError: the event is empty, or the crop is: all voxels are far from the middle of their bounding box.
     """
     source, small = spec.voxel_branches[0], crop_spec.voxel_branches[0]
     try:
         crop = crop_clamped(event.voxels[source.name], source.shape, small.shape)
     except (KeyError, ValueError) as error:
         raise ValueError(f"{event}: {error}") from error
+    if not len(crop.rows):
+        raise ValueError(f"{event}: no voxel lies in the crop around the middle of its bounding box")
     coordinates = crop.voxels.coordinates
     on_face = float(((coordinates == 0) | (coordinates == np.asarray(small.shape) - 1)).any(axis=1).mean())
     shape = shape_features(coordinates, crop.voxels.energy, small.shape, on_face, "low_energy")
@@ -264,22 +266,26 @@ def crop_particle(event: Event, spec: DetectorSpec, crop_spec: DetectorSpec) -> 
 def particle_crops(event: Event, spec: DetectorSpec, crop_spec: DetectorSpec, min_voxels: int = MIN_VOXELS) -> Iterator[Event]:
     """Scaled crops of the particles of an image, in the order of their ids.
 
-    A particle is the voxels of one `particle` instance; those with fewer than `min_voxels` voxels or without a class are left
-    out. Features: shape in the detector (`containment` is the scale of the crop; the start is the end with the smaller z) and
-    `CONTEXT_FEATURES` among the particles that are kept. `truth["particle"]` is the class; `provenance` is the image's, so that
-    grouping a split by it keeps an image together; `particles` has the one row of the particle.
+    A particle is the voxels of one `particle` instance; those with fewer than `min_voxels` voxels, or without a class in the event's
+    particle table, are left out. Features: shape in the detector (`containment` is the scale of the crop; the start is the end with the
+    smaller z) and `CONTEXT_FEATURES` among the particles that are kept. `truth["particle"]` is the class; `provenance` is the image's, so
+    that grouping a split by it keeps an image together; `particles` has the one row of the particle. An image that knows no classes, as
+    real data, gives crops of all its instances without them.
 
     Raises:
-        ValueError: the image has no `particle` instances or no particle table.
+        ValueError: the image has no `particle` instances.
     """
     source, small = spec.voxel_branches[0], crop_spec.voxel_branches[0]
     voxels = event.voxels.get(source.name)
-    if voxels is None or "particle" not in voxels.instances or not {"id", "label"} <= event.particles.keys():
-        raise ValueError(f"{event} has no particle instances with classes to crop around")
+    if voxels is None or "particle" not in voxels.instances:
+        raise ValueError(f"{event} has no particle instances to crop around")
+    instances = voxels.instances["particle"]
+    table = event.particles if "id" in event.particles else {"id": np.unique(instances[instances >= 0])}
+    labels = table.get("label")
     kept = []
-    for row in np.argsort(event.particles["id"], kind="stable"):
-        rows = np.flatnonzero(voxels.instances["particle"] == event.particles["id"][row])
-        if len(rows) >= max(min_voxels, 1) and event.particles["label"][row] >= 0:
+    for row in np.argsort(table["id"], kind="stable"):
+        rows = np.flatnonzero(instances == table["id"][row])
+        if len(rows) >= max(min_voxels, 1) and (labels is None or labels[row] >= 0):
             kept.append((int(row), voxels.select(rows)))
     if not kept:
         return
@@ -287,11 +293,11 @@ def particle_crops(event: Event, spec: DetectorSpec, crop_spec: DetectorSpec, mi
     shapes = np.stack([shape_features(v.coordinates, v.energy, source.shape, c.scale, "low_z") for (_, v), c in zip(kept, crops)])
     context = context_features(shapes[:, :3], np.array([len(v) for _, v in kept]), np.array([v.energy.sum() for _, v in kept]))
     for (row, _), crop, features in zip(kept, crops, np.concatenate([shapes, context], axis=1)):
-        truth = {"particle": int(event.particles["label"][row])}
-        if "pdg" in event.particles:
-            truth["particle_pdg"] = int(event.particles["pdg"][row])
+        truth = {} if labels is None else {"particle": int(labels[row])}
+        if "pdg" in table:
+            truth["particle_pdg"] = int(table["pdg"][row])
         out = _crop_event(crop, crop_spec, features, truth, event)
-        out.particles = {k: v[[row]] for k, v in event.particles.items()}
+        out.particles = {k: v[[row]] for k, v in table.items()}
         yield out
 
 
