@@ -10,6 +10,8 @@ import datasets
 import evaluate
 import numpy as np
 
+from .bootstrap import Statistic, bootstrap, report
+
 
 class EventMetric(evaluate.Metric):
     """A metric over events. Bad input raises ValueError and leaves batches that were added before untouched.
@@ -36,6 +38,36 @@ class EventMetric(evaluate.Metric):
 
     def _checked(self, predictions: Any, references: Any) -> tuple[np.ndarray, np.ndarray]:
         raise NotImplementedError
+
+    def _statistic(self, predictions: np.ndarray, references: np.ndarray) -> Statistic:
+        raise NotImplementedError
+
+    def difference(
+        self,
+        *,
+        predictions: Any,
+        baseline: Any,
+        references: Any,
+        class_names: Sequence[str] | None = None,
+        num_resamples: int = 1000,
+        seed: int = 0,
+    ) -> dict[str, Any]:
+        """What `predictions` are better or worse than `baseline`, other predictions of the same events: the differences of all values.
+
+        Both are resampled together, so that what is hard about an event drops out: the intervals are narrower than those of either alone.
+
+        Returns:
+            names as of `compute`, each with `_low` and `_high` (95 %), and `num_events`.
+        """
+        (first, labels), (second, _) = (self._checked(p, references) for p in (predictions, baseline))
+        one, other = self._statistic(first, labels), self._statistic(second, labels)
+
+        def statistic(indices: np.ndarray) -> dict[str, np.ndarray]:
+            subtracted = other(indices)
+            return {name: values - subtracted[name] for name, values in one(indices).items()}
+
+        names = names_of_classes(self.name, class_names, first.shape[1]) if isinstance(self, ClassificationMetric) else ()
+        return report(bootstrap(statistic, len(first), num_resamples, seed), len(first), names)
 
     def add_batch(self, *, predictions: Any = None, references: Any = None, **kwargs: Any) -> None:
         """Add a batch, (B, ...) arrays, tensors or lists."""

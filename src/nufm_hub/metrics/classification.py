@@ -10,7 +10,7 @@ import numpy as np
 
 from .auroc import multiplicities, resampled_auroc
 from .base import ClassificationMetric, names_of_classes
-from .bootstrap import bootstrap, report
+from .bootstrap import Statistic, bootstrap, report
 
 
 class MacroAUROC(ClassificationMetric):
@@ -25,6 +25,10 @@ class MacroAUROC(ClassificationMetric):
     ) -> dict[str, Any]:
         p, labels = self._checked(predictions, references)
         names = names_of_classes(self.name, class_names, p.shape[1])
+        result = report(bootstrap(self._statistic(p, labels), len(p), num_resamples, seed), len(p), names)
+        return {**result, "classes_left_out": [name for name, value in result["auroc"].items() if value is None]}
+
+    def _statistic(self, p: np.ndarray, labels: np.ndarray) -> Statistic:
         curves = [resampled_auroc(p[:, k], labels == k) for k in range(p.shape[1])]
 
         def statistic(indices: np.ndarray) -> dict[str, np.ndarray]:
@@ -32,8 +36,7 @@ class MacroAUROC(ClassificationMetric):
             auroc = np.stack([curve(counts) for curve in curves], axis=1)
             return {"macro_auroc": _mean_of_defined(auroc), "auroc": auroc}
 
-        result = report(bootstrap(statistic, len(p), num_resamples, seed), len(p), names)
-        return {**result, "classes_left_out": [name for name, value in result["auroc"].items() if value is None]}
+        return statistic
 
 
 class PurityEfficiency(ClassificationMetric):
@@ -49,16 +52,20 @@ class PurityEfficiency(ClassificationMetric):
         p, labels = self._checked(predictions, references)
         names = names_of_classes(self.name, class_names, p.shape[1])
         predicted = p.argmax(1)
+        result = report(bootstrap(self._statistic(p, labels), len(p), num_resamples, seed), len(p), names)
+        for key, of in (("num_true", labels), ("num_predicted", predicted), ("num_correct", labels[labels == predicted])):
+            result[key] = dict(zip(names, np.bincount(of, minlength=p.shape[1]).tolist()))
+        return result
+
+    def _statistic(self, p: np.ndarray, labels: np.ndarray) -> Statistic:
+        predicted = p.argmax(1)
 
         def statistic(indices: np.ndarray) -> dict[str, np.ndarray]:
             table = _confusion(labels, predicted, p.shape[1], indices)
             correct = table.diagonal(axis1=1, axis2=2)
             return {"purity": _ratio(correct, table.sum(1)), "efficiency": _ratio(correct, table.sum(2))}
 
-        result = report(bootstrap(statistic, len(p), num_resamples, seed), len(p), names)
-        for key, of in (("num_true", labels), ("num_predicted", predicted), ("num_correct", labels[labels == predicted])):
-            result[key] = dict(zip(names, np.bincount(of, minlength=p.shape[1]).tolist()))
-        return result
+        return statistic
 
 
 class BalancedAccuracy(ClassificationMetric):
@@ -72,6 +79,10 @@ class BalancedAccuracy(ClassificationMetric):
     ) -> dict[str, Any]:
         p, labels = self._checked(predictions, references)
         names = names_of_classes(self.name, class_names, p.shape[1])
+        result = report(bootstrap(self._statistic(p, labels), len(p), num_resamples, seed), len(p))
+        return {**result, "classes_left_out": [name for k, name in enumerate(names) if not (labels == k).any()]}
+
+    def _statistic(self, p: np.ndarray, labels: np.ndarray) -> Statistic:
         predicted = p.argmax(1)
 
         def statistic(indices: np.ndarray) -> dict[str, np.ndarray]:
@@ -79,8 +90,7 @@ class BalancedAccuracy(ClassificationMetric):
             correct = table.diagonal(axis1=1, axis2=2)
             return {"balanced_accuracy": _mean_of_defined(_ratio(correct, table.sum(2))), "accuracy": correct.sum(1) / len(p)}
 
-        result = report(bootstrap(statistic, len(p), num_resamples, seed), len(p))
-        return {**result, "classes_left_out": [name for k, name in enumerate(names) if not (labels == k).any()]}
+        return statistic
 
 
 def _confusion(labels: np.ndarray, predicted: np.ndarray, num_classes: int, indices: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ import numpy as np
 
 from .auroc import multiplicities, resampled_auroc
 from .base import ClassificationMetric
-from .bootstrap import bootstrap, report
+from .bootstrap import Statistic, bootstrap, report
 
 
 class ErrorDetectionAUROC(ClassificationMetric):
@@ -23,10 +23,13 @@ class ErrorDetectionAUROC(ClassificationMetric):
     def _compute(self, predictions: Any, references: Any, num_resamples: int = 1000, seed: int = 0) -> dict[str, Any]:
         p, labels = self._checked(predictions, references)
         right = p.argmax(1) == labels
-        # p log p tends to 0 with p; log(1) stands in where p is 0.
-        curve = resampled_auroc((p * np.log(np.where(p > 0, p, 1))).sum(1), right)
-        estimates = bootstrap(lambda indices: {"error_detection_auroc": curve(multiplicities(indices))}, len(p), num_resamples, seed)
+        estimates = bootstrap(self._statistic(p, labels), len(p), num_resamples, seed)
         return {**report(estimates, len(p)), "num_right": int(right.sum()), "num_wrong": int((~right).sum())}
+
+    def _statistic(self, p: np.ndarray, labels: np.ndarray) -> Statistic:
+        # p log p tends to 0 with p; log(1) stands in where p is 0.
+        curve = resampled_auroc((p * np.log(np.where(p > 0, p, 1))).sum(1), p.argmax(1) == labels)
+        return lambda indices: {"error_detection_auroc": curve(multiplicities(indices))}
 
 
 class ExpectedCalibrationError(ClassificationMetric):
@@ -43,6 +46,9 @@ class ExpectedCalibrationError(ClassificationMetric):
         p, labels = self._checked(predictions, references)
         if num_bins < 1:
             raise ValueError(f"{self.name}: num_bins={num_bins} must be at least 1")
+        return {**report(bootstrap(self._statistic(p, labels, num_bins), len(p), num_resamples, seed), len(p)), "num_bins": num_bins}
+
+    def _statistic(self, p: np.ndarray, labels: np.ndarray, num_bins: int = 15) -> Statistic:
         confidence = p.max(1)
         excess = (p.argmax(1) == labels) - confidence
         # Bins hold their high edge, so that a confidence of 1 falls into the last one.
@@ -54,4 +60,4 @@ class ExpectedCalibrationError(ClassificationMetric):
             sums = np.bincount(cell.ravel(), weights=excess[indices].ravel(), minlength=rows * num_bins)
             return {"expected_calibration_error": np.abs(sums.reshape(rows, num_bins)).sum(1) / len(p)}
 
-        return {**report(bootstrap(statistic, len(p), num_resamples, seed), len(p)), "num_bins": num_bins}
+        return statistic

@@ -8,7 +8,7 @@ import datasets
 import numpy as np
 
 from .base import RegressionMetric
-from .bootstrap import bootstrap, report
+from .bootstrap import Statistic, bootstrap, report
 
 
 class VertexError(RegressionMetric):
@@ -30,6 +30,9 @@ class VertexError(RegressionMetric):
 
     def _compute(self, predictions: Any, references: Any, num_resamples: int = 1000, seed: int = 0) -> dict[str, Any]:
         p, r = self._checked(predictions, references)
+        return report(bootstrap(self._statistic(p, r), len(p), num_resamples, seed), len(p))
+
+    def _statistic(self, p: np.ndarray, r: np.ndarray) -> Statistic:
         offset = p - r
         distance = np.linalg.norm(offset, axis=1)
 
@@ -39,7 +42,7 @@ class VertexError(RegressionMetric):
             bias = {f"vertex_bias_{axis}": offset[:, i][indices].mean(1) for i, axis in enumerate("xyz")}
             return {"vertex_error_mean": drawn.mean(1), "vertex_error_median": median, "vertex_error_q68": q68, **bias}
 
-        return report(bootstrap(statistic, len(p), num_resamples, seed), len(p))
+        return statistic
 
 
 class RelativeResidual(RegressionMetric):
@@ -60,10 +63,13 @@ class RelativeResidual(RegressionMetric):
 
     def _compute(self, predictions: Any, references: Any, num_resamples: int = 1000, seed: int = 0) -> dict[str, Any]:
         p, r = self._checked(predictions, references)
+        return report(bootstrap(self._statistic(p, r), len(p), num_resamples, seed), len(p))
+
+    def _statistic(self, p: np.ndarray, r: np.ndarray) -> Statistic:
         residual = p / r - 1
 
         def statistic(indices: np.ndarray) -> dict[str, np.ndarray]:
             low, median, high = np.quantile(residual[indices], [0.16, 0.5, 0.84], axis=1)
             return {"bias": median, "sigma68": (high - low) / 2}
 
-        return report(bootstrap(statistic, len(p), num_resamples, seed), len(p))
+        return statistic
