@@ -37,6 +37,7 @@ _PUBLIC = {
     "NuFMForVoxelClassification": "models",
     "NuFMModel": "models",
     "NuFMProcessor": "models",
+    "EventParticlePipeline": "pipelines",
     "FlavourPipeline": "pipelines",
     "ParticlePipeline": "pipelines",
     "VertexPipeline": "pipelines",

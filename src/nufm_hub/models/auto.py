@@ -16,6 +16,7 @@ from nufm_hub.checkpoints import resolve
 
 from .nufm.configuration_nufm import NuFMConfig, explicit_revision
 from .nufm.modeling_nufm import NuFMForFlavourClassification, NuFMForParticleID, NuFMForVertexRegression, NuFMModel
+from .nufm.particles_nufm import NuFMForEventParticleID
 from .nufm.pretraining_nufm import NuFMForPreTraining
 from .nufm.processing_nufm import NuFMProcessor
 from .nufm.reconstruction_nufm import NuFMForCharmClassification, NuFMForEventReconstruction, NuFMForMomentumRegression
@@ -46,7 +47,7 @@ class AutoModelForVertexRegression(_AutoTaskModel):
 
 
 class AutoModelForParticleID(_AutoTaskModel):
-    """Single-particle heads."""
+    """Heads of particles: `NuFMForEventParticleID` where the checkpoint was saved as one, else `NuFMForParticleID`."""
 
     _model_mapping = _LazyAutoMapping(CONFIG_MAPPING_NAMES, OrderedDict())
 
@@ -81,7 +82,7 @@ AutoModelForPreTraining.register(NuFMConfig, NuFMForPreTraining, exist_ok=True)
 AutoFeatureExtractor.register(NuFMConfig, NuFMProcessor, exist_ok=True)
 AutoModelForFlavourClassification.register(NuFMConfig, NuFMForFlavourClassification, exist_ok=True)
 AutoModelForVertexRegression.register(NuFMConfig, NuFMForVertexRegression, exist_ok=True)
-AutoModelForParticleID.register(NuFMConfig, NuFMForParticleID, exist_ok=True)
+AutoModelForParticleID.register(NuFMConfig, (NuFMForParticleID, NuFMForEventParticleID), exist_ok=True)
 AutoModelForVoxelClassification.register(NuFMConfig, NuFMForVoxelClassification, exist_ok=True)
 AutoModelForCharmClassification.register(NuFMConfig, NuFMForCharmClassification, exist_ok=True)
 AutoModelForMomentumRegression.register(NuFMConfig, NuFMForMomentumRegression, exist_ok=True)

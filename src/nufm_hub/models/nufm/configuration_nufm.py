@@ -125,6 +125,7 @@ class NuFMConfig(PreTrainedConfig):
             self.relational = bool(spec.voxel_branches[0].labels)
         self._check(spec)
         super().__post_init__(**kwargs)
+        self.architectures = self.architectures or []  # the library's Auto classes iterate over them
 
     def _check(self, spec: DetectorSpec) -> None:
         branches = [b.name for b in spec.voxel_branches]
