@@ -2,7 +2,7 @@
 
 import importlib.util
 import json
-import subprocess
+import runpy
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -116,6 +116,7 @@ def compare(folder, events, names, references, heads=()):
     [
         pytest.param(SMALL, HEADS, 2, 6, EVENTS, id="tiny"),
         pytest.param(SMALL, HEADS, 4, 4, EVENTS, id="base"),
+        pytest.param(384, 12, 2, 6, EVENTS[1:4], id="tiny, published width", marks=pytest.mark.slow),
         pytest.param(384, 12, 4, 4, EVENTS[:3], id="base, published width", marks=pytest.mark.slow),
     ],
 )
@@ -154,6 +155,23 @@ def test_pre_training_checkpoint(tmp_path):
     assert not [n for n in left_out if n.startswith(("blocks", "kv_src", "intra_pos"))]
 
 
+def test_task_tokens(tmp_path):
+    """They pool instead of the mean: the encoder under them moves, heads on them do not."""
+    weights = theirs.fasercal_weights(SMALL, 1, 1)
+    weights.random("task_tokens", 1, 5, SMALL)
+    weights.random("gamma", 1)
+    weights.norm("latents_norm")
+    weights.linear("task_cross_attn.q", SMALL, SMALL)
+    checkpoint = save(weights, tmp_path / "a.ckpt")
+    for task in (None, "vertex"):
+        with pytest.raises(ValueError, match=r"task tokens.*'gamma', .*'task_tokens'\]; task='encoder' leaves them out"):
+            convert_faserdl(checkpoint, tmp_path / "out", STATISTICS, task, heads=HEADS)
+    folder = convert_faserdl(checkpoint, tmp_path / "out", STATISTICS, "encoder", heads=HEADS)
+    assert {"task_tokens", "gamma", "latents_norm.bias"} < set(json.loads((folder / "conversion.json").read_text())["left_out"])
+    events = [fasercal_event(i, counts) for i, counts in enumerate(EVENTS[:2])]
+    compare(folder, events, ["fcal", "ahcal"], [theirs.fasercal(e, weights.doubles(), HEADS, SHAPES) for e in events])
+
+
 def test_sparse_ecal_and_older_tracks(tmp_path):
     spec = load_detector("fasercal")
     tracks = TrackBranch("muon", spec.track_branch.features, 10, ("charge", "py", "pz", "chi2", "sigma_p"))
@@ -187,19 +205,22 @@ def test_patches_of_older_models(tmp_path):
         ("pilarnet", (168, 168, 180), (2, 2, 3), 5, SMALL, HEADS, (2, 3)),
         ("superfgd", (120, 120, 120), (2, 2, 2), 4, SMALL, HEADS, (2, 3)),
         pytest.param("superfgd", (120, 120, 120), (2, 2, 2), 4, 384, 12, (4, 4), marks=pytest.mark.slow),
+        pytest.param("pilarnet", (168, 168, 180), (2, 2, 3), 5, 384, 12, (4, 4), marks=pytest.mark.slow),
     ],
 )
 def test_transferred_models(tmp_path, name, shape, window, classes, size, heads, depths):
     grid = tuple(-(-n // (p * m)) for n, p, m in zip(shape, (12, 12, 10), window))
     context = name == "superfgd"
     weights = theirs.crop_weights(size, *depths, window, grid, classes, context)
-    folder = convert_faserdl(save(weights, tmp_path / "a.ckpt"), tmp_path / "out", STATISTICS, heads=heads)
+    checkpoint = save(weights, tmp_path / "a.ckpt")
+    folder = convert_faserdl(checkpoint, tmp_path / "out", STATISTICS, heads=heads)
+    encoder = convert_faserdl(checkpoint, tmp_path / "encoder", STATISTICS, "encoder", heads=heads)
     events = []
-    for seed, (number, spread) in enumerate([(300, (60, 60, 90)), (1, (20, 20, 20)), (2, shape), (40, shape)]):
+    for seed, (number, spread) in enumerate([(300, (60, 60, 90)), (1, (20, 20, 20)), (2, shape), (40, shape)][: 2 if size > SMALL else 4]):
         g = torch.Generator().manual_seed(seed)
         events.append({"voxels": voxels(number, shape, g, spread)} | ({"features": torch.randn(31, generator=g)} if context else {}))
     references = [theirs.crop(e, weights.doubles(), heads, shape, window) for e in events]
-    compare(folder, events, ["voxels"], references, [(NuFMForParticleID, folder, "particle")])
+    compare(encoder, events, ["voxels"], references, [(NuFMForParticleID, folder, "particle")])
     model = NuFMForParticleID.from_pretrained(folder)
     assert list(model.config.id2label.values()) == list(load_detector(name).event_labels["particle"])
 
@@ -270,11 +291,7 @@ def test_refusals(tmp_path):
     refused("no valid std", statistics={"k": 1, "mu": 0, "sigma": 0})
     refused("either k, mu and sigma", statistics={"k": 1})
     refused("cannot read statistics", statistics=tmp_path / "none.json")
-    refused(
-        r"\['task_cross_attn.q.weight', 'task_tokens'\]",
-        {**weights, "task_tokens": torch.zeros(1, 5, 4), "task_cross_attn.q.weight": torch.zeros(2, 2)},
-    )
-    refused(r"blocks\.0\.attn\.gate", {**weights, "blocks.0.attn.gate": torch.zeros(2)})
+    refused(r"\['blocks\.0\.attn\.gate', 'surplus'\]", {**weights, "surplus": torch.zeros(2), "blocks.0.attn.gate": torch.zeros(2)})
     lacking = {k: v for k, v in weights.items() if k not in ("ahcal_norm.bias", "kv_src_embed.weight")}
     refused(r"missing embeddings\.voxels\.1\.source.*missing encoder\.branches\.1\.norm\.bias", lacking)
     refused(r"lacks \['norm\.weight'\]", {k: v for k, v in weights.items() if k != "norm.weight"})
@@ -283,7 +300,8 @@ def test_refusals(tmp_path):
     refused(r"blocks\.0\.mlp\.fc1\.bias", {**weights, "blocks.0.mlp.fc1.bias": torch.full((4 * SMALL,), float("nan"))})
     refused("intra_pos_embed", {**weights, "intra_pos_embed.weight": weights["intra_pos_embed.weight"].flip(0)})
     refused("num_attention_heads=5", heads=5)
-    refused("can become one of", task="particle")
+    refused(r"can become one of \['charm', 'encoder', 'flavour', 'vertex'\]", task="particle")
+    refused("can become one of", task="momentum")
     refused("unknown detector", detector="nowhere")
     harmful = tmp_path / "harmful.ckpt"
     torch.save({"state_dict": {f"model.{k}": v for k, v in weights.items()}, "hyper_parameters": Harmful()}, harmful)
@@ -295,7 +313,7 @@ def test_refusals(tmp_path):
     refused("no state_dict", path=tmp_path / "empty.ckpt")
 
 
-def test_command(tmp_path):
+def test_command(tmp_path, monkeypatch, capsys):
     weights = theirs.fasercal_weights(SMALL, 1, 1)
     checkpoint = save(weights, tmp_path / "a.ckpt")
     app = Typer()
@@ -306,11 +324,20 @@ def test_command(tmp_path):
     again = CliRunner().invoke(app, [str(checkpoint), str(tmp_path / "out"), "--charge", "0.7", "1.2", "0.8", "--heads", "4"])
     assert again.exit_code == 2
     (tmp_path / "s.json").write_text(json.dumps(STATISTICS))
-    root = Path(__file__).parents[2]
-    command = [sys.executable, "-m", "conversion.faserdl", checkpoint, tmp_path / "two", "--statistics", tmp_path / "s.json", "--heads", "4"]
-    module = subprocess.run(command, cwd=root, capture_output=True, text=True)
-    assert module.returncode == 0, module.stderr
+    monkeypatch.syspath_prepend(Path(__file__).parents[2])
+
+    def module(*arguments):
+        """`python -m conversion.faserdl`; its exit code."""
+        monkeypatch.setattr(sys, "argv", ["faserdl", *map(str, arguments), "--heads", "4"])
+        with pytest.raises(SystemExit) as end:
+            runpy.run_module("conversion.faserdl", run_name="__main__")
+        return end.value.code
+
+    assert not module(checkpoint, tmp_path / "two", "--statistics", tmp_path / "s.json")
     assert (tmp_path / "two" / "model.safetensors").read_bytes() == (tmp_path / "out" / "model.safetensors").read_bytes()
+    assert module(checkpoint, tmp_path / "three", "--charge", "0.7", "1.2", "0.8", "--task", "particle") == 2
+    assert "can become one of" in capsys.readouterr().err
     bare = CliRunner().invoke(app, [str(checkpoint), str(tmp_path / "three")])
     assert bare.exit_code == 2
     assert "statistics" in bare.output
+    assert not (tmp_path / "three").exists()

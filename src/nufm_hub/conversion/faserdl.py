@@ -25,7 +25,7 @@ from nufm_hub.files import new_folder
 from nufm_hub.models import NuFMConfig, NuFMProcessor
 from nufm_hub.models.nufm import NuFMPreTrainedModel
 from nufm_hub.models.nufm.layers_nufm import sincos_position
-from nufm_hub.transfer.encoder import check_finite
+from nufm_hub.models.nufm.modeling_nufm import check_finite
 
 from .names import Layout, crop_layout, event_layout, fasercal_layout
 
@@ -44,6 +44,8 @@ _PRETRAINING = re.compile(
     r"(decoder_\w+_pos_embed|module_embed_dec|(ahcal_|ecal_)?query_tokens|global_query|enc_to_dec|decode_lat_xattn_blocks|\w+_voxel_head|"
     r"\w+_sep_basis|(ecal|muon)_recon_head|heads\.(gho|hie|pid|occ|reg|occ_ahcal|reg_ahcal|occ_ecal|reg_ecal))(\..+)?"
 )
+# Instead of the mean over the latents, which the published sizes take.
+_TASK_TOKENS = re.compile(r"task_tokens|gamma|(task_cross_attn|latents_norm)\..+")
 _HEADS = re.compile(r"(heads\.(flavour|charm|vis|jet|vertex)|(encoder\.)?head_pid)\.(0|2|2\.mlp)\.(weight|bias)")
 
 
@@ -64,7 +66,7 @@ def convert_faserdl(
         statistics: how charges were normalised, which checkpoints do not say: `{"k": ..., "mu": ..., "sigma": ...}` of
             z = (log1p(q / k) - mu) / sigma, q in MeV, for every voxel branch; or all of `NuFMProcessor`'s statistics; or a JSON file with either.
         task: `"encoder"`, `"flavour"`, `"charm"`, `"vertex"` or `"particle"`. By default the encoder of a pre-training checkpoint, the flavour
-            head of a fine-tuned one, the particle head of a transferred one.
+            head of a fine-tuned one, the particle head of a transferred one. Of a checkpoint that pools with task tokens only the encoder.
         detector: what the checkpoint reads. By default `fasercal` with the checkpoint's patches, or the published crops.
         heads: attention heads, which checkpoints do not say either.
         overwrite: replace an existing folder.
@@ -84,7 +86,7 @@ def convert_faserdl(
     spec = _detector(kind, weights, detector)
     layout = _layout(kind, spec)
     cls, head = _task(kind, weights, task)
-    if head is not None and kind == "fasercal":
+    if head is not None:
         layout.modules |= {f"{head}.0": "head.norm", f"{head}.2": "head.output"}
     config = _config(kind, weights, spec, heads, weights[f"{head}.2.weight"].shape[0] if head else None)
     renamed, unused = _rename(weights, layout, config.hidden_size, checkpoint)
@@ -176,6 +178,8 @@ def _task(kind: str, weights: Mapping[str, Tensor], task: str | None) -> tuple[t
         del heads["encoder"]  # features enter in the head
     if task is None:
         task = next((name for name in ("particle", "flavour") if name in heads), "encoder")
+    if (tokens := sorted(filter(_TASK_TOKENS.fullmatch, weights))) and task != "encoder":
+        raise ValueError(f"this {kind} checkpoint pools with task tokens, which has no counterpart here: {tokens}; task='encoder' leaves them out")
     if task not in heads:
         raise ValueError(f"task={task!r}: this {kind} checkpoint can become one of {sorted(heads)}")
     return getattr(models, "NuFMForEventParticleID" if kind in _WITH_FEATURES else _TASKS[task][0]), heads[task]
@@ -221,7 +225,7 @@ def _rename(weights: Mapping[str, Tensor], layout: Layout, size: int, path: Path
         elif converted := dict(layout.convert(name, tensor)):
             # own memory: pieces of a fused tensor could not be saved
             renamed |= {ours: value.to(torch.float32, copy=True).contiguous() for ours, value in converted.items()}
-        elif _PRETRAINING.fullmatch(name) or _HEADS.fullmatch(name):
+        elif any(pattern.fullmatch(name) for pattern in (_PRETRAINING, _HEADS, _TASK_TOKENS)):
             unused.append(name)
         elif not _INDICES.fullmatch(name):
             unknown.append(name)

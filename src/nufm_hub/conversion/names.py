@@ -144,7 +144,7 @@ def crop_layout(name: str, branch: VoxelBranch, spec: DetectorSpec) -> Layout:
     layout = Layout(
         name=name,
         stacks={"blocks.{i}": "encoder.branches.0.layers.{i}"} | _FUSION,
-        modules={"norm": "encoder.branches.0.norm", "tokens_norm": "encoder.tokens_norm", "head_pid.0": "head.norm", "head_pid.2": "head.output"},
+        modules={"norm": "encoder.branches.0.norm", "tokens_norm": "encoder.tokens_norm"},
         patches={"patch_embed": "embeddings.voxels.0.patch_embedding"},
         tokens={"cls_token": "encoder.branches.0.cls_token"},
         positions={"local_pos_embed.weight": branch.window, "window_pos_embed.weight": branch.window_grid},
@@ -162,19 +162,17 @@ def crop_layout(name: str, branch: VoxelBranch, spec: DetectorSpec) -> Layout:
 def event_layout(branch: VoxelBranch, spec: DetectorSpec) -> Layout:
     """The multi-particle model: the crop's encoder under `encoder.`, and torch's `TransformerEncoder` between the particles."""
     crop = crop_layout("pilarnet", branch, spec)
-    layout = replace(
+    return replace(
         crop,
         name="pilarnet-event",
         stacks={f"encoder.{k}": v for k, v in crop.stacks.items()} | {"context_blocks.layers.{i}": "head.layers.{i}"},
-        modules={f"encoder.{k}": v for k, v in crop.modules.items() if not k.startswith("head_pid")},
+        modules={f"encoder.{k}": v for k, v in crop.modules.items()}
+        | _FEATURES
+        | {"input_norm": "head.input_norm", "context_norm": "head.context_norm"},
         patches={f"encoder.{k}": v for k, v in crop.patches.items()},
         tokens={f"encoder.{k}": v for k, v in crop.tokens.items()},
         positions={f"encoder.{k}": v for k, v in crop.positions.items()},
     )
-    layout.modules |= _FEATURES | {
-        "input_norm": "head.input_norm", "context_norm": "head.context_norm", "head_pid.0": "head.norm", "head_pid.2": "head.output",
-    }  # fmt: skip
-    return layout
 
 
 _FEATURES = {"meta_proj.0": "head.feature_norm", "meta_proj.1": "head.feature_mlp.0", "meta_proj.3": "head.feature_mlp.2"}
