@@ -2,7 +2,7 @@
 
 from nufm_hub.lazy import lazy_names
 
-__all__ = ["class_scores", "evaluate", "vertex_scores"]
+__all__ = ["class_scores", "evaluate", "vertex_scores", "weights_sha256"]
 
 # Models cost seconds to import; the command line does not need them.
-__getattr__ = lazy_names(__name__, {"class_scores": "scores", "evaluate": "checkpoint", "vertex_scores": "scores"})
+__getattr__ = lazy_names(__name__, {"class_scores": "scores", "evaluate": "checkpoint", "vertex_scores": "scores", "weights_sha256": "checkpoint"})

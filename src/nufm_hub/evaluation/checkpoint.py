@@ -60,8 +60,8 @@ def evaluate(
         ValueError: a checkpoint without a head or with missing weights, events of another detector or without any truth that
             the head predicts, or an unknown branch.
     """
-    folder = _folder(checkpoint)
-    model, processor = _load(checkpoint, folder)
+    folder = checkpoint_folder(checkpoint)
+    model, processor = load_with_head(checkpoint, folder)
     spec = model.config.spec
     if unknown := set(absent) - {b.name for b in spec.branches}:
         raise ValueError(f"absent={sorted(unknown)}: {spec.name!r} has the branches {[b.name for b in spec.branches]}")
@@ -92,7 +92,7 @@ def evaluate(
     if not metrics:
         raise ValueError(f"none of the {count} events has a truth that {checkpoint} ({type(model).__name__}) predicts")
     return {
-        "checkpoint": _name(checkpoint),
+        "checkpoint": checkpoint_name(checkpoint),
         "architecture": type(model).__name__,
         "weights_sha256": weights_sha256(folder),
         "data": {**data, "events": count},
@@ -111,12 +111,28 @@ def evaluate(
     }
 
 
+def checkpoint_folder(checkpoint: str | Path) -> Path:
+    """The files of a bundled id, a folder, or an id on the Hub."""
+    resolved = checkpoints.resolve(checkpoint)
+    return Path(resolved if Path(resolved).is_dir() else snapshot_download(resolved))
+
+
+def checkpoint_name(checkpoint: str | Path) -> str:
+    """An id as it is; of a folder its name, since paths of a machine do not belong into what is published."""
+    return Path(checkpoint).resolve().name if Path(checkpoint).is_dir() else str(checkpoint)
+
+
 def weights_sha256(folder: Path) -> str:
     """SHA-256 of `model.safetensors`; of a sharded file, of the shards in order."""
     return sha256_of(sorted(folder.glob("*.safetensors")))
 
 
-def _load(checkpoint: str | Path, folder: Path) -> tuple[PreTrainedModel, NuFMProcessor]:
+def load_with_head(checkpoint: str | Path, folder: Path) -> tuple[PreTrainedModel, NuFMProcessor]:
+    """Model, in evaluation mode, and processor from the files of a checkpoint.
+
+    Raises:
+        ValueError: the checkpoint has no head, or weights are missing.
+    """
     config = models.NuFMConfig.from_pretrained(folder)
     name = (config.architectures or ["(nothing)"])[0]
     if name == "NuFMModel" or name not in models.__all__:
@@ -125,12 +141,3 @@ def _load(checkpoint: str | Path, folder: Path) -> tuple[PreTrainedModel, NuFMPr
     if info["missing_keys"] or info["mismatched_keys"]:
         raise ValueError(f"{checkpoint} is incomplete: no weights of {name} named {sorted(info['missing_keys'])[:3]} ...; save it again")
     return model.eval(), NuFMProcessor.from_pretrained(folder)
-
-
-def _folder(checkpoint: str | Path) -> Path:
-    resolved = checkpoints.resolve(checkpoint)
-    return Path(resolved if Path(resolved).is_dir() else snapshot_download(resolved))
-
-
-def _name(checkpoint: str | Path) -> str:
-    return Path(checkpoint).resolve().name if Path(checkpoint).is_dir() else str(checkpoint)

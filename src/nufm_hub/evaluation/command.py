@@ -28,7 +28,7 @@ def evaluate(
         result = run(checkpoint, list(events) if events else None, batch_size, seed, num_resamples, absent or (), cpu)
     except (ValueError, OSError) as error:
         raise typer.BadParameter(str(error)) from error
-    text = json.dumps(result, indent=1, sort_keys=True)
+    text = json.dumps(result, indent=1)
     if out is None:
         typer.echo(text)
         return

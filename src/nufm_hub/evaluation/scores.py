@@ -31,12 +31,11 @@ _MOMENTA = ("visible_momentum", "jet_momentum", "lepton_momentum", "missing_pt")
 def class_scores(probabilities: np.ndarray, labels: np.ndarray, classes: Sequence[str], num_resamples: int = 1000, seed: int = 0) -> dict[str, Any]:
     """All metrics of a classification: probabilities (B, K), class indices (B,)."""
     options = {"predictions": probabilities, "references": labels, "num_resamples": num_resamples, "seed": seed}
-    merged: dict[str, Any] = {}
+    merged = MacroAUROC().compute(**options, class_names=classes)
+    left_out = merged.pop("classes_left_out")  # also a result of the balanced accuracy, of fewer classes
     for metric in (BalancedAccuracy, ErrorDetectionAUROC, ExpectedCalibrationError):
         merged |= metric().compute(**options)
-    for metric in (MacroAUROC, PurityEfficiency):
-        merged |= metric().compute(**options, class_names=classes)
-    return merged
+    return merged | PurityEfficiency().compute(**options, class_names=classes) | {"classes_left_out": left_out}
 
 
 def vertex_scores(

@@ -37,7 +37,7 @@ def open_events(
     stream = (event for file in files for event in read_events(file))
     if held.hash == spec.hash:
         return data, _grouped(stream, as_images)
-    if (settings := _crop_settings(held, spec)) is None:
+    if (settings := crop_settings(held, spec)) is None:
         raise ValueError(f"the checkpoint reads detector {spec.name!r} (hash {spec.hash}), the events are of {held.name!r} (hash {held.hash})")
     cropped = (crops for event in stream if (crops := list(settings.crops(event, held, spec))))
     return data, cropped if as_images else ([crop] for crops in cropped for crop in crops)
@@ -51,7 +51,7 @@ def packaged_sample(spec: DetectorSpec) -> Path:
     """
     for name in list_samples():
         held = read_detector(path := sample_path(name))
-        if held.hash == spec.hash or _crop_settings(held, spec):
+        if held.hash == spec.hash or crop_settings(held, spec):
             return path
     raise ValueError(f"no events of detector {spec.name!r} come with the package (only of {list_samples()}): give some")
 
@@ -63,7 +63,7 @@ def _grouped(events: Iterable[Event], as_images: bool) -> Iterator[list[Event]]:
     return (list(crops) for _, crops in groupby(events, key=lambda event: group_key(event, "event")))
 
 
-def _crop_settings(detector: DetectorSpec, wanted: DetectorSpec) -> CropSettings | None:
+def crop_settings(detector: DetectorSpec, wanted: DetectorSpec) -> CropSettings | None:
     """How events of a detector become those of a detector of crops; None where they do not."""
     branch = wanted.voxel_branches[0]
     if "particle" in detector.event_labels:
