@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import typer
 
+from .command_ablation import ablation
 from .command_data_efficiency import data_efficiency
 from .command_representation import representation
+from .command_transfer import crosstalk, transfer
 
 app = typer.Typer(help="Studies: trainings and evaluations that answer one question, resumable, as tables and plots.", no_args_is_help=True)
 
@@ -15,5 +17,5 @@ def study() -> None:
     """Studies; repeat a command to resume it, start it several times to share the work."""
 
 
-for command in (data_efficiency, representation):
+for command in (data_efficiency, representation, ablation, transfer, crosstalk):
     app.command()(command)
