@@ -71,7 +71,7 @@ def results_of(tmp_path):
 def start(command, tmp_path):
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_DATASETS_CACHE": str(tmp_path / "cache")}
     run = [sys.executable, "-c", "from nufm_hub.cli import app; app()", *command]
-    return subprocess.Popen(run, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    return subprocess.Popen(run, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 def metrics(rows):
@@ -86,7 +86,7 @@ def test_from_tuning_to_figures_through_an_interruption(arguments, toy_files, tm
     def watched(model, events, **kwargs):
         if len(evaluated) == stop_before:
             raise KeyboardInterrupt
-        evaluated.append((str(model).split(os.sep)[-4], [str(e) for e in events]))
+        evaluated.append((str(model).split(os.sep)[-3], [str(e) for e in events]))
         return original(model, events, **kwargs)
 
     monkeypatch.setattr(fine_tuning, "evaluate", watched)
@@ -162,7 +162,7 @@ def test_a_study_that_was_killed_goes_on_to_the_same_results(arguments, tmp_path
     process = start(command, tmp_path)
     deadline = time.monotonic() + 120
     while not list((tmp_path / "runs").rglob("checkpoint-*/trainer_state.json")):
-        assert process.poll() is None
+        assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline
         time.sleep(0.01)
     process.kill()
@@ -179,7 +179,7 @@ def test_two_processes_share_the_study(arguments, tmp_path):
     processes = [start(arguments(), tmp_path) for _ in range(2)]
     for process in processes:
         output, _ = process.communicate(timeout=240)
-        assert process.returncode == 0
+        assert process.returncode == 0, output
         assert "4 of 4 trials, 2 of 2 runs" in output
     assert len(results_of(tmp_path)[1]) == 2
 

@@ -1,6 +1,8 @@
 """Particle identification on another detector than the encoder's: single crops, all particles of an event, with a record of what was carried."""
 
+import importlib.util
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,60 +10,24 @@ import torch
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from nufm_hub import Event, EventDataset, NuFMConfig, NuFMForEventParticleID, NuFMForPreTraining, NuFMProcessor, TransferReport, Voxels, write_events
+from nufm_hub import EventDataset, NuFMConfig, NuFMForEventParticleID, NuFMForPreTraining, NuFMProcessor, TransferReport, write_events
 from nufm_hub.cli import app
-from nufm_hub.detectors import DetectorSpec
-from nufm_hub.events.crop_files import CropSettings, write_crops
+from nufm_hub.events.crop_files import write_crops
 from nufm_hub.training import train
 from nufm_hub.training.particles import ParticleCollator, ParticleEvents
 
-SPEC = DetectorSpec.from_dict(
-    {
-        "name": "chamber",
-        "event_labels": {"particle": ["track", "blob"]},
-        "branches": [
-            {
-                "kind": "voxels", "name": "lar", "shape": [32, 32, 32], "voxel_size": [3, 3, 3], "origin": [0, 0, 0],
-                "patch": [4, 4, 4], "window": [2, 2, 2], "instances": ["particle"],
-            },
-        ],
-    }
-)  # fmt: skip
-CROPS = CropSettings(shape=(16, 16, 16), patch=(4, 4, 4), window=(2, 2, 2), fit="scale", group_by="event")
-SIZES = {
-    "hidden_size": 24, "num_attention_heads": 2, "window_depths": [1, 1], "fusion_depth": 1,
-    "decoder_hidden_size": 12, "decoder_num_attention_heads": 2, "decoder_depth": 1,
-}  # fmt: skip
-# The source's window layers of two branches; a model from scratch has those of the one branch here.
-RECIPE = {
-    "preset": "nano", "model": {"head_init_std": 0.02}, "epochs": 12, "batch_size": 4, "micro_batch_size": 4, "base_learning_rate": 0.3,
-    "warmup": 0.1, "augmentation": None,
-}  # fmt: skip
-
-
-def image(rng: np.random.Generator, index: int) -> Event:
-    """Two to four particles with the same number of voxels and energy: straight lines, and balls."""
-    parts, labels = [], []
-    for _ in range(rng.integers(2, 5)):
-        labels.append(int(rng.integers(2)))
-        steps = rng.normal(0, 1.3, (12, 3)) if labels[-1] else np.outer(np.arange(12) - 6, rng.choice([-1, 1], 3))
-        parts.append(np.unique(np.rint(rng.uniform(8, 24, 3) + steps).astype(int), axis=0))
-    coordinates, rows = np.unique(np.concatenate(parts), axis=0, return_index=True)
-    owner = np.repeat(np.arange(len(parts)), [len(p) for p in parts])[rows]
-    return Event(
-        "chamber",
-        {"lar": Voxels(coordinates, rng.lognormal(0, 0.3, len(rows)), instances={"particle": owner})},
-        particles={"id": np.arange(len(parts)), "label": np.array(labels)},
-        provenance={"generator": "toy", "seed": 1, "index": index},
-    )
+_LOADED = importlib.util.spec_from_file_location("chamber", Path(__file__).with_name("chamber.py"))
+chamber = importlib.util.module_from_spec(_LOADED)
+_LOADED.loader.exec_module(chamber)
+RECIPE = chamber.RECIPE
 
 
 @pytest.fixture(scope="module")
 def crops(tmp_path_factory):
     folder = tmp_path_factory.mktemp("chamber")
     rng = np.random.default_rng(0)
-    write_events((image(rng, i) for i in range(60)), folder / "images.parquet", SPEC)
-    write_crops(folder / "images.parquet", folder / "crops", CROPS, (0.6, 0.2, 0.2))
+    write_events((chamber.image(rng, i) for i in range(60)), folder / "images.parquet", chamber.SPEC)
+    write_crops(folder / "images.parquet", folder / "crops", chamber.CROPS, (0.6, 0.2, 0.2))
     return folder / "crops"
 
 
@@ -69,7 +35,7 @@ def crops(tmp_path_factory):
 def source(tmp_path_factory):
     """An encoder of FASERCal none of whose weights is at its start value."""
     torch.manual_seed(1)
-    model = NuFMForPreTraining(NuFMConfig(detector="fasercal", **SIZES))
+    model = NuFMForPreTraining(NuFMConfig(detector="fasercal", **chamber.SIZES))
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))

@@ -121,6 +121,7 @@ def write_crops(
     record = {
         "crops": asdict(settings),
         "split": {"fractions": fractions, "seed": seed},
+        "shards": [Path(shard).name for shard in shards],
         "source": [_origin(folder) for folder in sorted({Path(shard).parent for shard in shards})],
     }
     with new_folder(out) as folder:

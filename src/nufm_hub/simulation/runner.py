@@ -116,6 +116,22 @@ def run_simulation(settings: SimulationSettings, events: int, seed: int, out: st
     return provenance
 
 
+def simulate_events(settings: SimulationSettings, seed: int, indices: Sequence[int], workers: int = 1) -> Iterator[Event]:
+    """Events of a run by their numbers, in that order: the same as in the shards of the run; with changed settings, the same events otherwise.
+
+    Args:
+        settings: `SimulationSettings` of the simulation.
+        seed: of the run.
+        indices: numbers of the events in the run.
+        workers: processes.
+    """
+    if "calzone" in settings.packages:
+        ensure_geant4_data()
+    with _EventStream(settings, seed, list(indices), workers) as stream:
+        for event, _ in stream:
+            yield event
+
+
 def _identity(settings: SimulationSettings, events: int, seed: int, shard_size: int) -> dict[str, Any]:
     """All that the bytes of a run depend on."""
     packages = ("nufm-hub", "numpy", "pyarrow", *settings.packages)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 from nufm_hub.events import list_shards
 from nufm_hub.training import TASKS
+from nufm_hub.training.run import MODEL_FOLDER
 
 from .fine_tuning import Events, Paths, describe_source, fine_tune_and_evaluate
 from .label_factor import REFERENCE, compare_with_reference
@@ -22,6 +24,7 @@ from .tuning import choose, objective
 
 NAME = "data-efficiency"
 ALL = "all"
+STUDY_FOLDER = "study"
 _TITLES = {
     "flavour.macro_auroc": "flavour macro-AUROC",
     "charm.macro_auroc": "charm macro-AUROC",
@@ -35,10 +38,13 @@ class Study:
 
     Attributes:
         task: of `nufm_hub.training.TASKS`.
+        name: of the files with the results.
         initialisations: name -> id or folder of the checkpoint to start from, None for random weights.
-        budgets: numbers of labelled events, or `"all"`.
+        budgets: numbers of labelled events, shares of them such as `"1%"`, or `"all"`.
         seeds: each decides the subset of events, the new weights, the order and the augmentation.
         plan: recipe, epochs and tuning.
+        transfer: the checkpoints read another detector: take their encoders along.
+        evaluations: how often to look at the validation loss during a training, for its curve; never for 0.
     """
 
     task: str
@@ -46,6 +52,9 @@ class Study:
     budgets: Sequence[int | str]
     seeds: Sequence[int]
     plan: Plan
+    name: str = NAME
+    transfer: bool = False
+    evaluations: int = 0
 
     def __post_init__(self) -> None:
         if self.task not in TASKS or self.task == "pretraining":
@@ -64,9 +73,12 @@ class Study:
         """
         numbers = set()
         for budget in self.budgets:
-            number = available if budget == ALL else int(budget) if str(budget).isdecimal() else 0
+            if share := re.fullmatch(r"(\d+(?:\.\d+)?)%", str(budget)):
+                number = round(float(share[1]) / 100 * available)
+            else:
+                number = available if budget == ALL else int(budget) if str(budget).isdecimal() else 0
             if not 0 < number <= available:
-                raise ValueError(f"budget {budget!r}: give numbers from 1 to {available}, the number of training events, or {ALL!r}")
+                raise ValueError(f"budget {budget!r}: give numbers from 1 to {available}, the number of training events, shares like 10%, or {ALL!r}")
             numbers.add(number)
         return sorted(numbers)
 
@@ -102,22 +114,51 @@ def data_efficiency(
     Raises:
         ValueError: bad events, checkpoints or budgets, or runs in `out` that were made with other settings.
     """
+    outcome = compare(study, events, validation, test, out, results, use_cpu, workers, summarise_only)
+    write_results(study.name, outcome.rows, outcome.summary, results)
+    _plot(outcome.rows, study, Path(results))
+    return outcome.summary
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Results of the runs that are finished: records as of `runs.finished`, a row each, and the summary."""
+
+    records: list[dict[str, Any]]
+    rows: list[dict[str, Any]]
+    summary: dict[str, Any]
+
+
+def compare(
+    study: Study,
+    events: Paths,
+    validation: Paths,
+    test: Paths,
+    out: str | Path,
+    results: str | Path,
+    use_cpu: bool,
+    workers: int,
+    summarise_only: bool,
+    keep_models: bool = False,
+) -> Outcome:
+    """All of `data_efficiency` but its files, apart from the table of the tuning; `keep_models` leaves each as `model` in the folder of its run."""
     out, results = Path(out), Path(results)
     _refuse_shared_files({"events": events, "validation": validation, "test": test})
     sources = {name: describe_source(source) for name, source in study.initialisations.items()}
-    train_events, validation_events = Events.open(events), Events.open(validation)
+    train_events, validation_events = Events.open(events, study.task), Events.open(validation, study.task)
     labels = study.labels(len(train_events))
 
-    def go(runs: Sequence[StudyRun], folder: Path, evaluated: Events) -> list[dict[str, Any]]:
+    def go(runs: Sequence[StudyRun], folder: Path, evaluated: Events, keep: Sequence[str] = ()) -> list[dict[str, Any]]:
         if summarise_only:
             return finished(runs, folder)
-        return execute(runs, folder, fine_tune_and_evaluate(train_events, evaluated, study.initialisations, use_cpu, workers))
+        work = fine_tune_and_evaluate(train_events, evaluated, study.initialisations, use_cpu, workers, validation_events)
+        return execute(runs, folder, work, keep)
 
     trials = _tuning_runs(study, sources, train_events, validation_events)
     tried = go(trials, out / "tuning", validation_events)
     tuning_rows = [_tuning_row(record) for record in tried]
     if tuning_rows:
-        write_table(tuning_rows, results / f"{NAME}-tuning.csv")
+        write_table(tuning_rows, results / f"{study.name}-tuning.csv")
     chosen = choose(tuning_rows, study.plan.tuning) if len(tried) == len(trials) else []
 
     planned = len(study.seeds) * len(labels) * len(sources)
@@ -125,12 +166,13 @@ def data_efficiency(
     data = {"train": train_events.description, "validation": validation_events.description}
     if chosen or not trials:
         # The settings are fixed: only from here on is there anything that reads test events.
-        test_events = Events.open(test)
+        test_events = Events.open(test, study.task)
         data["test"] = test_events.description
-        records = go(_study_runs(study, sources, labels, chosen, train_events, test_events), out / "study", test_events)
+        runs = _study_runs(study, sources, labels, chosen, train_events, validation_events, test_events)
+        records = go(runs, out / STUDY_FOLDER, test_events, [MODEL_FOLDER] if keep_models else [])
     rows = [_row(record) for record in records]
     summary = {
-        "study": NAME,
+        "study": study.name,
         "task": study.task,
         "runs": {"finished": len(records), "planned": planned, "diverged": sum(r["result"]["evaluation"] is None for r in records)},
         "labels": labels,
@@ -147,9 +189,7 @@ def data_efficiency(
         "data": {name: _short(description) for name, description in data.items()},
         **_origin([*tried, *records]),
     }
-    write_results(NAME, rows, summary, results)
-    _plot(rows, study.task, results)
-    return summary
+    return Outcome(records, rows, summary)
 
 
 def _tuning_runs(study: Study, sources: Mapping[str, Any], train_events: Events, validation: Events) -> list[StudyRun]:
@@ -170,7 +210,13 @@ def _tuning_runs(study: Study, sources: Mapping[str, Any], train_events: Events,
 
 
 def _study_runs(
-    study: Study, sources: Mapping[str, Any], labels: Iterable[int], chosen: Sequence[Mapping[str, Any]], train_events: Events, test: Events
+    study: Study,
+    sources: Mapping[str, Any],
+    labels: Iterable[int],
+    chosen: Sequence[Mapping[str, Any]],
+    train_events: Events,
+    validation: Events,
+    test: Events,
 ) -> list[StudyRun]:
     """Seed by seed, and within a seed from few labels to many, initialisations next to each other: the first results say most."""
     best = {(c["initialisation"], c["labels"]): Setting(c["base_learning_rate"], c["epoch_factor"]) for c in chosen}
@@ -179,7 +225,10 @@ def _study_runs(
         for n in labels:
             for name in sources:
                 setting = best[name, study.plan.tuning.nearest_budget(n)] if best else study.plan.tuning.grid[0]
-                settings = _settings(study, sources, name, n, seed, setting, train_events, {"test": test})
+                evaluated = {"test": test, **({"validation": validation} if study.evaluations else {})}
+                settings = _settings(study, sources, name, n, seed, setting, train_events, evaluated)
+                if study.evaluations:
+                    settings["evaluations"] = study.evaluations
                 runs.append(StudyRun(f"n{n}-seed{seed}-{name}", settings))
     return runs
 
@@ -204,6 +253,7 @@ def _settings(
         "recipe": study.plan.recipe_for(initialisation, labels, setting).to_dict(),
         "train": train_events.identity,
         "evaluated": {name: events.identity for name, events in evaluated.items()},
+        **({"transfer": True} if study.transfer and sources[initialisation] else {}),
     }
 
 
@@ -263,7 +313,7 @@ def _origin(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _plot(rows: Sequence[Row], task: str, results: Path) -> None:
+def _plot(rows: Sequence[Row], study: Study, results: Path) -> None:
     metrics = [name for name in metrics_of(rows) if not name.startswith("vertex_baseline.")]
     figures = {
         "curves": [name for name in metrics if name.endswith((".macro_auroc", ".vertex_error_mean")) or name == "visible_momentum.sigma68"],
@@ -273,7 +323,7 @@ def _plot(rows: Sequence[Row], task: str, results: Path) -> None:
     for figure, names in figures.items():
         if names:
             panels = [Panel(n, _title(n), n.replace("vertex.", "vertex_baseline.") if n.startswith("vertex.") else None) for n in names]
-            plot_curves(rows, panels, results / f"{NAME}-{figure}.png", title=f"{task}: {figure}")
+            plot_curves(rows, panels, results / f"{study.name}-{figure}.png", title=f"{study.task}: {figure}")
 
 
 def _title(column: str) -> str:

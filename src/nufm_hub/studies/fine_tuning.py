@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +16,9 @@ from transformers.utils import cached_file
 
 from nufm_hub import checkpoints
 from nufm_hub.evaluation import evaluate
-from nufm_hub.events import EventDataset, list_shards
+from nufm_hub.events import list_shards
 from nufm_hub.files import sha256_of
-from nufm_hub.training import train
+from nufm_hub.training import TASKS, train
 from nufm_hub.training.run import MODEL_FOLDER, describe_data
 
 from .runs import Work
@@ -37,13 +39,13 @@ class Events:
     description: dict[str, Any]
 
     @classmethod
-    def open(cls, paths: Paths) -> Events:
-        """Read what there is.
+    def open(cls, paths: Paths, task: str) -> Events:
+        """Read what there is, counted as the task counts events.
 
         Raises:
             ValueError: no or damaged files, or files of several detectors.
         """
-        return cls(paths, describe_data(EventDataset(list(paths))) | {"sha256": sha256_of(list_shards(paths))})
+        return cls(paths, describe_data(TASKS[task].open(list(paths))) | {"sha256": sha256_of(list_shards(paths))})
 
     def __len__(self) -> int:
         return self.description["events"]
@@ -69,31 +71,46 @@ def describe_source(source: str | None) -> dict[str, str] | None:
     return {"checkpoint": Path(source).resolve().name if Path(source).is_dir() else source, "sha256": sha256_of([weights])}
 
 
-def fine_tune_and_evaluate(train_events: Events, evaluated: Events, sources: Mapping[str, str | None], use_cpu: bool, workers: int) -> Work:
+def fine_tune_and_evaluate(
+    train_events: Events,
+    evaluated: Events,
+    sources: Mapping[str, str | None],
+    use_cpu: bool,
+    workers: int,
+    validation: Events | None = None,
+) -> Work:
     """The `work` of `runs.execute`.
 
-    Its settings: `task`, `initialisation` (a key of `sources`), `labels`, `seed`, `recipe`. There is no validation during training: what is
-    evaluated are the weights at the end of the schedule.
+    Its settings: `task`, `initialisation` (a key of `sources`), `labels`, `seed`, `recipe`; and where wanted `transfer`, and `evaluations`, the
+    number of times that `validation` is evaluated during training. Nothing is chosen by that: what is evaluated in the end are the weights
+    at the end of the schedule. They are left in the folder of the run as `model`.
 
     Returns:
-        A function whose result is `{"training": {...}, "evaluation": as of evaluate}`; where weights are not finite, `evaluation` is None.
+        A function whose result is `{"training": {...}, "evaluation": as of evaluate}`; where weights are not finite, `evaluation` is None. With
+        `evaluations`, `training` has the `curve`, a list of `[step, validation loss]` (None where it is not finite).
     """
 
     def work(settings: dict[str, Any], folder: Path) -> dict[str, Any]:
-        output = folder / "training"
-        model = output / MODEL_FOLDER
+        output, model = folder / "training", folder / MODEL_FOLDER
+        evaluations = settings.get("evaluations")
         if not model.exists():
-            train(
-                settings["task"],
-                settings["recipe"],
-                list(train_events.paths),
-                output,
-                sources[settings["initialisation"]],
-                seed=settings["seed"],
-                use_cpu=use_cpu,
-                workers=workers,
-                max_events=settings["labels"],
-            )
+            made = output / MODEL_FOLDER
+            if not made.exists():
+                train(
+                    settings["task"],
+                    settings["recipe"],
+                    list(train_events.paths),
+                    output,
+                    sources[settings["initialisation"]],
+                    list(validation.paths) if evaluations else None,
+                    seed=settings["seed"],
+                    use_cpu=use_cpu,
+                    workers=workers,
+                    max_events=settings["labels"],
+                    transfer=settings.get("transfer", False),
+                    evaluations=evaluations,
+                )
+            os.replace(made, model)
         record = json.loads((model / "training.json").read_text(encoding="utf-8"))
         losses = [entry for entry in record["curves"] if "loss" in entry]
         training = {
@@ -104,6 +121,9 @@ def fine_tune_and_evaluate(train_events: Events, evaluated: Events, sources: Map
             "resumed": record["resumed"],
             "machine": record["machine"],
         }
+        if evaluations:
+            curve = [(entry["step"], entry["eval_loss"]) for entry in record["curves"] if "eval_loss" in entry]
+            training["curve"] = [[step, loss if math.isfinite(loss) else None] for step, loss in curve]
         finite = all(torch.isfinite(w).all() for w in load_file(model / "model.safetensors").values())
         return {"training": training, "evaluation": evaluate(model, list(evaluated.paths), use_cpu=use_cpu) if finite else None}
 

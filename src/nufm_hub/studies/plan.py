@@ -98,26 +98,38 @@ class Plan:
         return load_recipe(recipe, base_learning_rate=setting.base_learning_rate, epochs=epochs)
 
 
-def load_plan(plan: str | Path, recipe: str | None = None, recipe_values: Mapping[str, Any] | None = None, **tuning: Any) -> Plan:
-    """A packaged plan or a JSON file; what else is given replaces its values.
-
-    Args:
-        plan: name of a packaged plan, or JSON file with the fields of `Plan`.
-        recipe, recipe_values: as in `Plan`.
-        **tuning: fields of `Tuning`; None keeps the plan's.
+def read_plan(plan: str | Path) -> dict[str, Any]:
+    """What a packaged plan or a JSON file says.
 
     Raises:
-        ValueError: no such plan or recipe, an unknown field, or a value out of range.
+        ValueError: there is no such plan, or it is no JSON.
     """
     packaged = sorted(p.name.removesuffix(".json") for p in _FOLDER.iterdir())
     path = _FOLDER / f"{plan}.json" if str(plan) in packaged else Path(plan)
     if not path.is_file():
         raise ValueError(f"unknown plan {str(plan)!r}: give one of {packaged}, or the path of a JSON file")
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"plan {plan} is not valid JSON: {error}") from error
+
+
+def load_plan(plan: str | Path | Mapping[str, Any], recipe: str | None = None, recipe_values: Mapping[str, Any] | None = None, **tuning: Any) -> Plan:
+    """A packaged plan or a JSON file; what else is given replaces its values.
+
+    Args:
+        plan: name of a packaged plan, JSON file with the fields of `Plan`, or dictionary of them.
+        recipe, recipe_values: as in `Plan`.
+        **tuning: fields of `Tuning`; None keeps the plan's.
+
+    Raises:
+        ValueError: no such plan or recipe, an unknown field, or a value out of range.
+    """
+    try:
+        data = dict(plan) if isinstance(plan, Mapping) else read_plan(plan)
         data["tuning"] = Tuning(**data["tuning"] | {name: value for name, value in tuning.items() if value})
         data["epochs"] = {int(labels): float(epochs) for labels, epochs in data["epochs"].items()}
         data["recipe_values"] = data.get("recipe_values", {}) | dict(recipe_values or {})
         return Plan(**data | ({"recipe": recipe} if recipe else {}))
-    except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"plan {plan} does not hold what a plan must: {type(error).__name__}: {error}") from error

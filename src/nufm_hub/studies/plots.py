@@ -67,8 +67,9 @@ def plot_curves(
     group: str = "initialisation",
     x_title: str = "labelled training events",
     title: str = "",
+    logarithmic: bool = True,
 ) -> None:
-    """Draw metrics against a positive number on a logarithmic axis: a point for each run, a line through the means, a band from the lowest to the
+    """Draw metrics against a number: a point for each run, a line through the means, a band from the lowest to the
     highest run.
 
     Args:
@@ -79,6 +80,7 @@ def plot_curves(
         group: column that curves differ in.
         x_title: what the horizontal axis says.
         title: of the figure.
+        logarithmic: the horizontal axis; numbers are then positive.
     """
     columns = min(len(panels), _COLUMNS) if len(panels) != 4 else 2
     lines = -(-len(panels) // columns)
@@ -86,7 +88,7 @@ def plot_curves(
     colours = colours_of(list(dict.fromkeys(row[group] for row in rows)))
     all_axes = figure.subplots(lines, columns, squeeze=False).ravel()
     for axes, panel in zip(all_axes, panels):
-        _draw(axes, rows, panel, x, group, colours)
+        _draw(axes, rows, panel, x, group, colours, logarithmic)
     for axes in all_axes[len(panels) :]:
         axes.set_visible(False)
     figure.supxlabel(x_title, fontsize=10)
@@ -95,14 +97,14 @@ def plot_curves(
     save(figure, path)
 
 
-def _draw(axes: Axes, rows: Sequence[Mapping[str, Any]], panel: Panel, x: str, group: str, colours: Mapping[str, str]) -> None:
+def _draw(axes: Axes, rows: Sequence[Mapping[str, Any]], panel: Panel, x: str, group: str, colours: Mapping[str, str], logarithmic: bool) -> None:
     for i, (name, colour) in enumerate(colours.items()):
         found: dict[float, list[float]] = {}
         for row in rows:
             if row[group] == name and row.get(panel.column) is not None:
                 found.setdefault(row[x], []).append(row[panel.column])
         at = sorted(found)
-        shifted = np.array(at) * _SHIFT ** (i - (len(colours) - 1) / 2)
+        shifted = np.array(at) * (_SHIFT ** (i - (len(colours) - 1) / 2) if logarithmic else 1)
         axes.plot(shifted, [np.mean(found[a]) for a in at], color=colour, label=name, lw=1.6)
         axes.fill_between(shifted, [min(found[a]) for a in at], [max(found[a]) for a in at], color=colour, alpha=0.15, lw=0)
         for a, position in zip(at, shifted):
@@ -110,7 +112,8 @@ def _draw(axes: Axes, rows: Sequence[Mapping[str, Any]], panel: Panel, x: str, g
     baselines = [row[panel.baseline] for row in rows if panel.baseline and row.get(panel.baseline) is not None]
     if baselines:
         axes.axhline(float(np.mean(baselines)), color="#999999", lw=1, ls="--")
-    axes.set_xscale("log")
+    if logarithmic:
+        axes.set_xscale("log")
     ticks = sorted({row[x] for row in rows})
     axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
     axes.set_xticks([], minor=True)

@@ -17,6 +17,8 @@ _OBJECTIVES = {
     "charm": ("charm.macro_auroc",),
     "vertex": ("vertex.vertex_error_mean",),
     "momentum": ("visible_momentum.sigma68",),
+    "particle": ("particle.macro_auroc",),
+    "event-particles": ("particle.macro_auroc",),
 }
 # Keeps the logarithm finite for a perfect AUROC; far below what any number of events resolves.
 _LEAST = 1e-6

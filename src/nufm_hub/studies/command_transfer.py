@@ -1,0 +1,107 @@
+"""`nufm study transfer` and `nufm study crosstalk`."""
+
+# ruff: noqa: B006 - typer passes new lists; these are what its help shows
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+Results = Annotated[Path, typer.Option(help="Folder for tables, summary and plots.")]
+Cpu = Annotated[bool, typer.Option("--cpu", help="Use the CPU even where there is a GPU.")]
+Summarise = Annotated[bool, typer.Option("--summarise", help="Compute nothing new; write the results of the runs that are finished.")]
+
+
+def transfer(
+    detector: Annotated[str, typer.Argument(help="superfgd or pilarnet: chooses plan and folders where these are not given.")],
+    events: Annotated[list[Path] | None, typer.Option(help="Parquet file or folder of events; may be repeated. data/DETECTOR by default.")] = None,
+    initialisation: Annotated[
+        list[str], typer.Option(help="scratch for random weights, or NAME=ID with the id or folder of a checkpoint; may be repeated.")
+    ] = ["scratch", "mae=nufm/fasercal-mae", "mae-rel=nufm/fasercal-mae-rel"],
+    share: Annotated[list[str], typer.Option(help="Share of the labelled training events, or their number; may be repeated.")] = [
+        "1%",
+        "10%",
+        "100%",
+    ],
+    seed: Annotated[list[int], typer.Option(help="Seed of subset, new weights and order; may be repeated.")] = [0, 1, 2],
+    plan: Annotated[str | None, typer.Option(help="Packaged plan or JSON file of crops, split, recipe, epochs and tuning.")] = None,
+    recipe: Annotated[str | None, typer.Option(help="Recipe name or JSON file instead of the plan's.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="Replace a value of the recipe for all, e.g. --set warmup=0.1.")] = None,
+    tune_learning_rate: Annotated[list[float] | None, typer.Option(help="base_learning_rate to try; may be repeated.")] = None,
+    tune_epochs: Annotated[list[float] | None, typer.Option(help="Factor on the plan's epochs to try; may be repeated.")] = None,
+    tune_budget: Annotated[list[int] | None, typer.Option(help="Number of labelled events to tune with; may be repeated.")] = None,
+    tune_seed: Annotated[list[int] | None, typer.Option(help="Seed of the tuning, none of the study's; may be repeated.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of crops, runs and models; runs/transfer-DETECTOR by default.")] = None,
+    results: Results = Path("model_cards/results"),
+    summarise: Summarise = False,
+    cpu: Cpu = False,
+    workers: Annotated[int, typer.Option(help="Processes that prepare batches.")] = 0,
+) -> None:
+    """Take encoders to another detector and fine-tune them with few and many labels, tuned on validation events, compared on test events."""
+    from nufm_hub.training.command import parse_values
+
+    from .command_data_efficiency import parse_initialisations
+    from .transfer import TransferPlan
+    from .transfer import transfer as run
+
+    tuning: dict[str, Any] = {
+        "base_learning_rates": tune_learning_rate,
+        "epoch_factors": tune_epochs,
+        "budgets": tune_budget,
+        "seeds": tune_seed,
+    }
+    try:
+        loaded = TransferPlan.load(plan or f"transfer-{detector}", recipe=recipe, recipe_values=parse_values(set_), **tuning)
+        places = events or [Path("data") / detector], parse_initialisations(initialisation), share, seed, loaded
+        summary = run(*places, out or Path("runs") / f"transfer-{detector}", results, cpu, workers, summarise)
+    except (ValueError, FileExistsError) as error:
+        raise typer.BadParameter(str(error)) from error
+    report(summary, results)
+
+
+def report(summary: dict[str, Any], results: Path) -> None:
+    for name, carried in summary["carried"].items():
+        typer.echo(f"{name}: {carried['parameters']:,} parameters carried over, {carried['fraction']:.1%} of the new encoder")
+    for c in summary["tuning"]["chosen"]:
+        edge = f" (the {c['edge']} of the grid)" if c["edge"] else ""
+        typer.echo(f"{c['initialisation']}: base_learning_rate {c['base_learning_rate']:g}{edge}, epochs x {c['epoch_factor']:g}")
+    for entry in summary["summary"]:
+        values = ", ".join(f"{name} {entry['metrics'][f'particle.{name}']['mean']:.3f}" for name in ("accuracy", "macro_auroc"))
+        typer.echo(f"{entry['labels']} labels, {entry['initialisation']}, {entry['runs']} seeds: {values}")
+    for entry in summary["steps_to_reference_loss"]:
+        if entry["target"] == "final" and entry["share"]["mean"] is not None:
+            at = f"{entry['labels']} labels, {entry['initialisation']}"
+            typer.echo(f"{at}: the final loss of scratch in {entry['share']['mean']:.2f} of its steps, {entry['reached']} of {entry['runs']} seeds")
+    tuning, runs = summary["tuning"], summary["runs"]
+    typer.echo(f"{tuning['finished']} of {tuning['planned']} trials, {runs['finished']} of {runs['planned']} runs; written to {results}")
+
+
+def crosstalk(
+    models: Annotated[Path, typer.Option(help="Folder of the transfer study of superfgd; its models are evaluated.")] = Path(
+        "runs/transfer-superfgd"
+    ),
+    level: Annotated[
+        list[float], typer.Option(help="Light in each neighbour of a cube as a share of that in the cube, 0 to 0.3; may be repeated.")
+    ] = [0.0, 0.03, 0.05, 0.1, 0.15, 0.2, 0.3],
+    labels: Annotated[
+        list[int] | None, typer.Option(help="Take the models with so many labels; those with most by default; may be repeated.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder of events and runs.")] = Path("runs/crosstalk"),
+    results: Results = Path("model_cards/results"),
+    summarise: Summarise = False,
+    cpu: Cpu = False,
+    workers: Annotated[int, typer.Option(help="Processes that simulate.")] = 1,
+) -> None:
+    """Simulate the test particles of a transfer study with more and less crosstalk, and evaluate its models on them."""
+    from .crosstalk import crosstalk as run
+
+    try:
+        summary = run(models, level, out, results, labels, cpu, workers, summarise)
+    except (ValueError, ImportError) as error:
+        raise typer.BadParameter(str(error)) from error
+    for entry in summary["summary"]:
+        accuracy = entry["metrics"]["particle.accuracy"]["mean"]
+        typer.echo(f"{entry['labels']} labels, {entry['initialisation']}, crosstalk {entry['crosstalk']:g}: accuracy {accuracy:.3f}")
+    typer.echo(f"{summary['runs']['finished']} of {summary['runs']['planned']} runs; written to {results}")

@@ -1,0 +1,257 @@
+"""What an encoder of one detector is worth on another: particle identification from different initialisations, with few and many labels."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock
+
+from nufm_hub.events import list_shards, read_detector
+from nufm_hub.events.crop_files import PROVENANCE, CropSettings, write_crops
+from nufm_hub.events.splits import SPLITS
+from nufm_hub.training.run import MODEL_FOLDER
+from nufm_hub.transfer import TransferReport
+
+from .data_efficiency import STUDY_FOLDER, Outcome, Study, compare
+from .fine_tuning import Paths
+from .label_factor import REFERENCE
+from .plan import Plan, load_plan, read_plan
+from .plots import Panel, colours_of, new_figure, plot_curves, save
+from .tables import Row, better, interval_of, metrics_of, spread, write_results
+
+CROPS_FOLDER = "crops"
+QUALITY = {
+    "particle.accuracy": "accuracy",
+    "particle.macro_auroc": "macro-AUROC",
+    "particle.error_detection_auroc": "error-detection AUROC",
+    "particle.expected_calibration_error": "calibration error",
+}
+
+
+@dataclass(frozen=True)
+class TransferPlan:
+    """What is done with a detector's events.
+
+    Attributes:
+        task: `"particle"` (each particle by itself) or `"event-particles"` (all particles of an event at once).
+        crops: values that differ from the packaged crop settings of the detector; or all of them, `fit` included, for another detector. See
+            `nufm_hub.events.crop_files.CropSettings`.
+        fractions: shares of the events for training, validation and test.
+        evaluations: looks at the validation loss during a training.
+        training: recipe, epochs and tuning.
+    """
+
+    task: str
+    crops: dict[str, Any]
+    fractions: tuple[float, float, float]
+    evaluations: int
+    training: Plan
+
+    @classmethod
+    def load(cls, plan: str | Path, **changes: Any) -> TransferPlan:
+        """A packaged plan (`transfer-superfgd`, `transfer-pilarnet`) or a JSON file with these fields; `changes` as in `load_plan`."""
+        data = read_plan(plan)
+        try:
+            training = load_plan(data["training"], **changes)
+            return cls(**data | {"training": training, "fractions": tuple(data["fractions"])})
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"plan {plan} does not hold what a plan of a transfer must: {error}") from error
+
+
+def transfer(
+    events: Paths,
+    initialisations: Mapping[str, str | None],
+    shares: Sequence[int | str],
+    seeds: Sequence[int],
+    plan: TransferPlan,
+    out: str | Path,
+    results: str | Path,
+    use_cpu: bool = False,
+    workers: int = 0,
+    summarise_only: bool = False,
+) -> dict[str, Any]:
+    """Crop and split the events, tune each initialisation on validation, train it with each share of the labels and each seed, and compare on test.
+
+    Test events are not opened before the tuning is complete. May be interrupted at any time and repeated, and executed by several processes
+    at once, see `nufm_hub.studies.runs.execute`.
+
+    Args:
+        events: parquet shards of one detector; crops of these are made in `out/crops`.
+        initialisations: name -> id or folder of the checkpoint whose encoder is taken along, None for random weights.
+        shares: of the training events, such as `"1%"`, or numbers of them.
+        seeds: each decides the subset of events, the new weights and the order.
+        plan: see `TransferPlan`.
+        out: folder of the runs; the models stay in it, as `out/study/<run>/model`.
+        results: folder for `transfer-<detector>.csv` (a row a run), `.json` (summary and where it came from), `-*.png`, `-tuning.csv`.
+        use_cpu: stay on the CPU even where there is a GPU.
+        workers: processes that prepare batches.
+        summarise_only: train nothing; write the results of what is finished.
+
+    Returns:
+        What is in the JSON file.
+
+    Raises:
+        ValueError: bad events, checkpoints or shares, or `out` holds crops or runs that were made with other settings.
+    """
+    out, results = Path(out), Path(results)
+    crops = make_crops(events, out / CROPS_FOLDER, plan)
+    name = f"transfer-{read_detector(list_shards(list(events))[0]).name}"
+    study = Study(plan.task, initialisations, shares, seeds, plan.training, name, transfer=True, evaluations=plan.evaluations)
+    outcome = compare(study, *([crops[split]] for split in SPLITS), out, results, use_cpu, workers, summarise_only, keep_models=True)
+    summary = outcome.summary | {
+        "carried": _carried(outcome, out / STUDY_FOLDER),
+        "outside_intervals": outside_intervals(outcome.rows),
+        "steps_to_reference_loss": steps_to_reference(outcome.records),
+    }
+    write_results(name, outcome.rows, summary, results)
+    _plot(outcome, study, results)
+    return summary
+
+
+def make_crops(events: Paths, folder: Path, plan: TransferPlan) -> dict[str, Path]:
+    """Folders with the crops of each split; made once, by one of the processes.
+
+    Raises:
+        ValueError: they were made from other events or with other settings.
+    """
+    shards = list_shards(list(events))
+    settings = CropSettings.load(plan.crops) if "fit" in plan.crops else CropSettings.load(read_detector(shards[0]).name, **plan.crops)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            write_crops(shards, folder, settings, plan.fractions)
+    record = json.loads((folder / "train" / PROVENANCE).read_text(encoding="utf-8"))
+    wanted = {"crops": asdict(settings), "fractions": plan.fractions, "shards": [Path(shard).name for shard in shards]}
+    made = {"crops": record["crops"], "fractions": record["split"]["fractions"], "shards": record["shards"]}
+    if differing := [key for key, value in json.loads(json.dumps(wanted)).items() if made[key] != value]:
+        raise ValueError(f"{folder} was made with other {' and '.join(differing)}: choose another folder, or remove it")
+    return {split: folder / split for split in SPLITS}
+
+
+def steps_to_reference(records: Sequence[Mapping[str, Any]], reference: str = REFERENCE) -> list[dict[str, Any]]:
+    """After how many steps a training reaches the validation loss of the reference with the same labels and seed.
+
+    Losses are looked at as often as the study evaluates, and the first look at which the loss is reached counts, for the reference too.
+
+    Args:
+        records: as of `nufm_hub.studies.runs.finished`, with `curve`.
+        reference: the initialisation to compare with.
+
+    Returns:
+        `{"initialisation", "labels", "target", "runs", "reached", "steps", "reference_steps", "share"}` each: `target` is `"final"` (the
+        reference's loss at the end of its training) or `"lowest"`; `share` is steps over reference steps; the last three are the `spread` over the
+        seeds that reach the loss.
+    """
+    curves: dict[tuple[str, int], dict[int, list[list[float]]]] = {}
+    for record in records:
+        settings, curve = record["settings"], [point for point in record["result"]["training"]["curve"] if point[1] is not None]
+        if curve:
+            curves.setdefault((settings["initialisation"], settings["labels"]), {})[settings["seed"]] = curve
+    entries = []
+    for (initialisation, labels), by_seed in sorted(curves.items(), key=lambda item: item[0][1]):
+        against = curves.get((reference, labels), {})
+        pairs = [(curve, against[seed]) for seed, curve in by_seed.items() if seed in against]
+        if initialisation == reference or not pairs:
+            continue
+        for target in ("final", "lowest"):
+            found = []
+            for curve, own in pairs:
+                loss = own[-1][1] if target == "final" else min(loss for _, loss in own)
+                found.append((_first_step(curve, loss), _first_step(own, loss)))
+            reached = [pair for pair in found if pair[0] is not None]
+            entries.append(
+                {
+                    "initialisation": initialisation,
+                    "labels": labels,
+                    "target": target,
+                    "runs": len(found),
+                    "reached": len(reached),
+                    "steps": spread([steps for steps, _ in reached]),
+                    "reference_steps": spread([steps for _, steps in reached]),
+                    "share": spread([steps / own for steps, own in reached]),
+                }
+            )
+    return entries
+
+
+def _first_step(curve: Sequence[Sequence[float]], loss: float) -> int | None:
+    return next((int(step) for step, value in curve if value <= loss), None)
+
+
+def outside_intervals(rows: Sequence[Row], reference: str = REFERENCE) -> list[dict[str, Any]]:
+    """For how many seeds the interval of a metric lies wholly on the better, or the worse, side of that of the reference with the same seed.
+
+    Returns:
+        `{"initialisation", "labels", "metric", "seeds", "better", "worse"}` each.
+    """
+    by_run = {(row["initialisation"], row["labels"], row["seed"]): row for row in rows}
+    counts: dict[tuple[str, int, str], dict[str, int]] = {}
+    for (initialisation, labels, seed), row in by_run.items():
+        base = by_run.get((reference, labels, seed))
+        if initialisation == reference or base is None:
+            continue
+        for metric in metrics_of(rows):
+            direction, (low, high) = better(metric), interval_of(metric)
+            if direction is None or None in (row.get(low), base.get(low)):
+                continue
+            above, below = row[low] > base[high], row[high] < base[low]
+            count = counts.setdefault((initialisation, labels, metric), {"seeds": 0, "better": 0, "worse": 0})
+            count["seeds"] += 1
+            count["better"] += above if direction == "higher" else below
+            count["worse"] += below if direction == "higher" else above
+    return [dict(zip(("initialisation", "labels", "metric"), key)) | count for key, count in counts.items()]
+
+
+def _carried(outcome: Outcome, folder: Path) -> dict[str, Any]:
+    """What each initialisation took along, from the report of one of its models."""
+    carried: dict[str, Any] = {}
+    for record in outcome.records:
+        name, model = record["settings"]["initialisation"], folder / record["name"] / MODEL_FOLDER
+        if record["settings"].get("transfer") and name not in carried and model.is_dir():
+            report = TransferReport.load(model)
+            modules = [dict(zip(("module", "status", "tensors", "parameters", "why"), line)) for line in report.summary()]
+            carried[name] = {"fraction": report.fraction, "parameters": report.carried_parameters, "modules": modules}
+    return carried
+
+
+def _plot(outcome: Outcome, study: Study, results: Path) -> None:
+    columns = metrics_of(outcome.rows)
+    title = f"{study.name}, all particles of an event at once" if study.task == "event-particles" else study.name
+    classes = [Panel(c, f"share of {c.rsplit('.', 1)[1]} recognised") for c in columns if ".efficiency." in c]
+    for figure, panels in (("curves", [Panel(c, text) for c, text in QUALITY.items() if c in columns]), ("classes", classes)):
+        if panels:
+            plot_curves(outcome.rows, panels, results / f"{study.name}-{figure}.png", title=title)
+    if outcome.records:
+        plot_losses(outcome.records, results / f"{study.name}-loss.png", title)
+
+
+def plot_losses(records: Sequence[Mapping[str, Any]], path: str | Path, title: str) -> None:
+    """Validation loss against steps: a panel for each number of labels, a line through the means over seeds, a band from lowest to highest; the
+    loss of `scratch` at the end as a dashed line."""
+    curves: dict[int, dict[str, list[np.ndarray]]] = {}
+    for record in records:
+        curve = np.array(record["result"]["training"]["curve"], dtype=np.float64)
+        curves.setdefault(record["settings"]["labels"], {}).setdefault(record["settings"]["initialisation"], []).append(curve)
+    colours = colours_of(list(dict.fromkeys(name for by in curves.values() for name in by)))
+    figure = new_figure(figsize=(3.9 * len(curves), 3.9))
+    all_axes = figure.subplots(1, len(curves), squeeze=False).ravel()
+    for axes, (labels, by) in zip(all_axes, sorted(curves.items())):
+        for name, runs in by.items():
+            steps, losses = runs[0][:, 0], np.stack([run[:, 1] for run in runs])
+            axes.plot(steps, losses.mean(axis=0), color=colours[name], label=name, lw=1.6)
+            axes.fill_between(steps, losses.min(axis=0), losses.max(axis=0), color=colours[name], alpha=0.15, lw=0)
+            if name == REFERENCE:
+                axes.axhline(losses[:, -1].mean(), color=colours[name], lw=1, ls="--")
+        axes.set_title(f"{labels:,} labelled events", fontsize=9)
+        axes.tick_params(labelsize=8)
+        axes.grid(alpha=0.25, lw=0.6)
+    figure.supxlabel("optimiser steps", fontsize=10)
+    figure.supylabel("validation loss", fontsize=10)
+    handles, names = all_axes[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside upper center", ncols=len(names), frameon=False, title=title, title_fontsize=11)
+    save(figure, path)
