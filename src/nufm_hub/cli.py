@@ -13,13 +13,15 @@ import typer
 from nufm_hub.conversion.command import convert
 from nufm_hub.display.command import show
 from nufm_hub.evaluation.command import evaluate
-from nufm_hub.events.command import check_leaks, convert_data, distort
+from nufm_hub.events.command import check_leaks, convert_data, crop, distort
 from nufm_hub.simulation.command import app as simulate
+from nufm_hub.studies.command import app as study
 from nufm_hub.training.command import finetune, pretrain
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Pretrained encoders for neutrino detectors.")
 app.add_typer(simulate, name="simulate")
-for command in (convert_data, check_leaks, distort, show, pretrain, finetune, evaluate, convert):
+app.add_typer(study, name="study")
+for command in (convert_data, crop, check_leaks, distort, show, pretrain, finetune, evaluate, convert):
     app.command()(command)
 
 
