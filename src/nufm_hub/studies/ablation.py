@@ -193,7 +193,7 @@ def plot_changes(rows: Sequence[Row], path: str | Path, title: str) -> None:
     branches = list(dict.fromkeys(row["removed"] for row in removed))
     twice = {row["removed"] for row in removed if row["how"] == EMPTIED}
     lines = -(-len(columns) // 4)
-    figure = new_figure(figsize=(3.6 * min(len(columns), 4), 0.8 + (0.9 + 0.45 * len(branches)) * lines))
+    figure = new_figure(figsize=(max(5.5, 3.6 * min(len(columns), 4)), 0.8 + (0.9 + 0.45 * len(branches)) * lines))
     all_axes = figure.subplots(lines, min(len(columns), 4), squeeze=False, sharey=True).ravel()
     for axes, column in zip(all_axes, columns):
         low, high = interval_of(column)
@@ -214,5 +214,5 @@ def plot_changes(rows: Sequence[Row], path: str | Path, title: str) -> None:
     for axes in all_axes[len(columns) :]:
         axes.set_visible(False)
     all_axes[0].invert_yaxis()
-    figure.suptitle(f"Change when a sub-detector is absent (filled) or empty (open): {title}", fontsize=10)
+    figure.suptitle(f"{title}\nchange when a sub-detector is absent (filled), or empty (open)", fontsize=10)
     save(figure, path)

@@ -1,5 +1,7 @@
 """`nufm study ablation`."""
 
+# ruff: noqa: B006 - typer passes new lists; these are what its help shows
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -10,7 +12,7 @@ import typer
 
 def ablation(
     checkpoint: Annotated[str, typer.Argument(metavar="ID", help="Bundled id, folder, or id on the Hub of a model that predicts events.")],
-    test: Annotated[list[Path], typer.Option(help="Parquet file or folder of events; may be repeated.")],
+    test: Annotated[list[Path], typer.Option(help="Events to predict; may be repeated.")] = [Path("data/fasercal-test")],
     results: Annotated[Path, typer.Option(help="Folder of the table, the summary and the figure.")] = Path("model_cards/results"),
     batch_size: Annotated[int, typer.Option(min=1, help="Events of one forward pass.")] = 32,
     seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,

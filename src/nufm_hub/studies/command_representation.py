@@ -1,5 +1,7 @@
 """`nufm study representation`."""
 
+# ruff: noqa: B006 - typer passes new lists; these are what its help shows
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -10,10 +12,10 @@ import typer
 
 def representation(
     initialisation: Annotated[
-        list[str], typer.Option(help="name=ID with the id or folder of a checkpoint, or scratch for random weights; may be repeated.")
-    ],
-    events: Annotated[list[Path], typer.Option(help="Parquet file or folder of labelled events to fit the probes on; may be repeated.")],
-    test: Annotated[list[Path], typer.Option(help="Parquet file or folder of events to judge them by; may be repeated.")],
+        list[str], typer.Option(help="scratch for random weights, or NAME=ID with the id or folder of a checkpoint; may be repeated.")
+    ] = ["scratch", "mae=nufm/fasercal-mae", "mae-rel=nufm/fasercal-mae-rel"],
+    events: Annotated[list[Path], typer.Option(help="Events to fit the probes on; may be repeated.")] = [Path("data/fasercal-train")],
+    test: Annotated[list[Path], typer.Option(help="Events to judge them by; may be repeated.")] = [Path("data/fasercal-test")],
     out: Annotated[Path, typer.Option(help="Folder of the runs; what is done there is not done again.")] = Path("runs/representation"),
     results: Annotated[Path, typer.Option(help="Folder of the table, the summary and the figure.")] = Path("model_cards/results"),
     scratch_seeds: Annotated[int, typer.Option(min=1, help="Number of encoders with random weights.")] = 3,
@@ -29,7 +31,7 @@ def representation(
     for item in initialisation:
         name, found, checkpoint = item.partition("=")
         if item != SCRATCH and not (found and name and checkpoint and name != SCRATCH and name not in checkpoints):
-            raise typer.BadParameter(f"--initialisation {item!r}: give {SCRATCH}, or name=ID with a name of its own")
+            raise typer.BadParameter(f"--initialisation {item!r}: give {SCRATCH}, or NAME=ID with a name of its own")
         if found:
             checkpoints[name] = checkpoint
     seeds = scratch_seeds if SCRATCH in initialisation else 0

@@ -97,7 +97,8 @@ def study_representation(
     }
     write_results("representation", rows, summary, results)
     shown = [name for name in (run.name for run in runs) if name in checkpoints or name == f"{SCRATCH}-0"]
-    label = next(iter(test_events.spec.event_labels))
+    labels = list(test_events.spec.event_labels)
+    label = "flavour" if "flavour" in labels else labels[0]
     plot_embeddings(folder, shown, test_events.spec, label, Path(results) / "representation.png")
     return rows
 
