@@ -168,6 +168,7 @@ def test_the_answer_says_what_was_measured(events, processor, files, tmp_path):
     assert (result["num_events"], result["data"]["files"]) == (46, ["data-0.parquet", "data-1.parquet"])
     assert (result["seed"], result["num_resamples"], result["held_out"]) == (4, 20, None)
     assert result["events_per_second"] > 0
+    assert result["device"] in ("cpu", "cuda")
     assert result["peak_memory_mb"] > 50
     again = evaluate(tmp_path / "mine", events, batch_size=5, num_resamples=20, seed=4)
     assert again["data"]["events_sha256"] is None

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from nufm_hub.cards.command import card
 from nufm_hub.conversion.command import convert
 from nufm_hub.display.command import show
 from nufm_hub.evaluation.command import evaluate
@@ -21,7 +22,7 @@ from nufm_hub.training.command import finetune, pretrain
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Pretrained encoders for neutrino detectors.")
 app.add_typer(simulate, name="simulate")
 app.add_typer(study, name="study")
-for command in (convert_data, crop, check_leaks, distort, show, pretrain, finetune, evaluate, convert):
+for command in (convert_data, crop, check_leaks, distort, show, pretrain, finetune, evaluate, card, convert):
     app.command()(command)
 
 

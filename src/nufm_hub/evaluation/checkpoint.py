@@ -47,8 +47,9 @@ def evaluate(
     Returns:
         JSON-able: `checkpoint` (id, or name of the folder), `architecture`, `weights_sha256`, `data` (detector, files, `events_sha256`,
         simulations), `held_out` (False when one of those simulations also made training or validation events; None when unknown),
-        `num_events`, `batch_size`, `seed`, `num_resamples`, `absent`, `git_revision`, `versions`, `machine`, `events_per_second` (processor
-        and model), `peak_memory_mb` of the process, and `metrics` by quantity:
+        `num_events`, `batch_size`, `seed`, `num_resamples`, `absent`, `git_revision`, `versions`, `machine`, `device`, `events_per_second`
+        (processor and model; on the CPU per second of processor time, threads added up, which other work on the machine does not change),
+        `peak_memory_mb` of the process, and `metrics` by quantity:
 
         - `flavour`, `charm`, `particle`: macro-AUROC, purity and efficiency, (balanced) accuracy, error-detection AUROC, calibration error;
         - `vertex`: distances in mm; `vertex_baseline`: those of always predicting the mean vertex of the training events;
@@ -74,8 +75,9 @@ def evaluate(
     options = {"generator": torch.Generator(device).manual_seed(seed)} if isinstance(model, NuFMForPreTraining) else {}
     data, groups = open_events(packaged_sample(spec) if events is None else events, spec, as_images)
     scores, seconds, count = Scores(spec), 0.0, 0
+    clock = time.process_time if device.type == "cpu" else time.perf_counter
     while group := list(islice(groups, batch_size)):
-        started = time.perf_counter()
+        started = clock()
         batch = [event for image in group for event in image]
         inputs = processor(batch, labels="voxels" if with_shares else None)
         inputs["branch_mask"] = inputs["branch_mask"] & present
@@ -84,7 +86,7 @@ def evaluate(
         with torch.inference_mode():
             outputs = model(**inputs.to(device), **options)
         scores.add(model, processor, outputs, batch, inputs.get("voxel_labels"))
-        seconds += time.perf_counter() - started
+        seconds += clock() - started
         count += len(batch)
     if not count:
         raise ValueError(f"there are no events to evaluate {checkpoint} on")
@@ -106,6 +108,7 @@ def evaluate(
         "git_revision": git_revision(),
         "versions": package_versions(),
         "machine": machine(),
+        "device": device.type,
         "events_per_second": round(count / seconds, 2),
         "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
     }
