@@ -155,17 +155,18 @@ def test_crosstalk_of_simulated_particles(tmp_path):
         "epochs": {"30": 1},
         "tuning": {"base_learning_rates": [0.1], "epoch_factors": [1], "budgets": [8], "seeds": [77]},
     }
-    crops = {"shape": [48, 48, 48], "features": False}
+    crops = {"shape": [48, 48, 40], "features": False}
     path = plan(tmp_path, task="particle", crops=crops, evaluations=1, training=training)
-    study = ("--plan", path, "--events", str(tmp_path / "events"), "--share", "20", "--share", "30", "--seed", "0", "--initialisation", "scratch")
+    study = ("--plan", path, "--events", str(tmp_path / "events"), "--share", "5", "--share", "100%", "--seed", "0", "--initialisation", "scratch")
     places = ("--results", str(tmp_path / "results"), "--cpu")
     invoke("study", "transfer", "superfgd", *study, "--out", str(tmp_path / "runs"), *places)
     command = ["study", "crosstalk", "--models", str(tmp_path / "runs"), "--level", "0.03", "--level", "0.3", "--out", str(tmp_path / "crosstalk")]
     assert "2 of 2 runs" in invoke(*command, *places)
     summary = json.loads((tmp_path / "results" / "crosstalk.json").read_text())
     assert summary["same_as_test_set_at_training_level"] is True
-    assert {(e["labels"], e["crosstalk"]) for e in summary["summary"]} == {(30, 0.03), (30, 0.3)}
-    assert (tmp_path / "results" / "crosstalk-n30.png").exists()
+    most = len(EventDataset(tmp_path / "runs" / "crops" / "train"))
+    assert {(e["labels"], e["crosstalk"]) for e in summary["summary"]} == {(most, 0.03), (most, 0.3)}
+    assert (tmp_path / "results" / f"crosstalk-n{most}.png").exists()
 
     few, many = (list(EventDataset(tmp_path / "crosstalk" / "crops" / f"crosstalk-{c}.parquet")) for c in ("0.03", "0.3"))
     same = {c.provenance["index"]: c for c in many}
@@ -175,4 +176,4 @@ def test_crosstalk_of_simulated_particles(tmp_path):
     assert sum(len(b.voxels["cubes"]) for _, b in pairs) > 1.5 * sum(len(a.voxels["cubes"]) for a, _ in pairs)
     result = CliRunner().invoke(app, [*command, "--labels", "7", *places])
     assert result.exit_code == 2
-    assert "no finished models with [7] labels, only with [20, 30]" in " ".join(result.output.replace("│", " ").split())
+    assert f"no finished models with [7] labels, only with [5, {most}]" in " ".join(result.output.replace("│", " ").split())
