@@ -58,6 +58,73 @@ def test_orientation_moves_hits_vertex_and_momenta_by_the_same_matrix(event, sig
     turned.validate(SPEC)
 
 
+VECTORS = ("neutrino_momentum", "visible_momentum", "jet_momentum", "lepton_momentum", "particle_momentum")
+
+
+@pytest.fixture
+def full_event(event) -> Event:
+    """With every momentum and position that an event can carry, and voxels that say which they were."""
+    rng = np.random.default_rng(7)
+    truth = event.truth | {name: rng.normal(0, 20, 3) for name in VECTORS} | {"particle_position": np.array([-55.0, 80.0, 1200.0])}
+    particles = {"momentum": rng.normal(size=(4, 3)), "vertex": rng.normal((0, 0, 1200), 100, (4, 3)), "pdg": np.array([11, 13, 211, 22])}
+    voxels = {}
+    for name, old in event.voxels.items():
+        n = len(old)
+        labels = {"ghost": rng.random(n), "hierarchy": np.eye(3)[rng.integers(0, 3, n)], "category": np.eye(3)[rng.integers(0, 3, n)]}
+        voxels[name] = Voxels(
+            old.coordinates, rng.exponential(3.0, n) + 0.5, labels if name == "3dcal" else {}, {"track": np.arange(n)}, np.arange(n)
+        )
+    return replace(event, truth=truth, particles=particles, voxels=voxels)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_all_changes_together_keep_how_hits_truth_image_and_tracks_lie_to_each_other(full_event, seed):
+    """Rotation, mirror, shift, energies and losses at once: distances and projections are what no orientation or shift can change."""
+    augmentation = Augmentation(mirror_axes=(0, 1, 2), rotate_axes=(0, 1, 2), max_drop=0.3)
+    changed = augmentation(full_event, SPEC, np.random.default_rng(seed))
+    old, new = full_event.voxels["3dcal"], changed.voxels["3dcal"]
+    row = new.instances["track"]  # of the voxel before
+    assert 300 < len(row) < len(old)
+    for name, label in new.labels.items():
+        np.testing.assert_array_equal(label, old.labels[name][row])
+    np.testing.assert_array_equal(new.voxel_of_hit, np.arange(len(row)))
+
+    def from_vertex(event, rows=slice(None)):
+        return positions(event, "3dcal")[rows] - event.truth["vertex"]
+
+    hits, moved = from_vertex(full_event, row), from_vertex(changed)
+    np.testing.assert_allclose(np.linalg.norm(moved, axis=1), np.linalg.norm(hits, axis=1), atol=1e-6)
+    for name in VECTORS:
+        np.testing.assert_allclose(moved @ changed.truth[name], hits @ full_event.truth[name], rtol=1e-6, atol=1e-4)
+    momenta, turned = full_event.particles["momentum"], changed.particles["momentum"]
+    np.testing.assert_allclose(moved @ turned.T, hits @ momenta.T, rtol=1e-5, atol=1e-3)
+    for before, after in (
+        (full_event.particles["vertex"], changed.particles["vertex"]),
+        (full_event.truth["particle_position"][None], changed.truth["particle_position"][None]),
+    ):
+        apart = [(p[:, None] - v) for p, v in ((before, positions(full_event, "3dcal")[row]), (after, positions(changed, "3dcal")))]
+        np.testing.assert_allclose(np.linalg.norm(apart[1], axis=2), np.linalg.norm(apart[0], axis=2), atol=1e-3)
+    np.testing.assert_allclose(changed.tracks["muon"][:, 2:5] @ turned.T, full_event.tracks["muon"][:, 2:5] @ momenta.T, rtol=1e-4, atol=1e-4)
+    for same in ("flavour", "neutrino_pdg"):
+        assert changed.truth[same] == full_event.truth[same]
+    np.testing.assert_array_equal(changed.particles["pdg"], full_event.particles["pdg"])
+    assert changed.provenance == full_event.provenance
+    replace(changed, voxels={name: replace(v, instances={}) for name, v in changed.voxels.items()}).validate(SPEC)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_image_and_ahcal_turn_with_the_momenta(full_event, seed):
+    """Without a shift, which they follow by whole towers and tiles or not at all."""
+    changed = Augmentation((0, 1, 2), (0, 1, 2), max_shift=0, energy_scale=0, max_drop=0)(full_event, SPEC, np.random.default_rng(seed))
+    towers = np.stack(np.meshgrid(np.arange(5) - 2, np.arange(5) - 2, indexing="ij"), axis=-1)
+    centre = SPEC.branch("ahcal").bounds.mean(axis=0)
+    for name in VECTORS:
+        lever = [(e.images["ecal"][..., None] * towers).sum((0, 1)) @ e.truth[name][:2] for e in (full_event, changed)]
+        assert lever[1] == pytest.approx(lever[0], rel=1e-5, abs=1e-5)
+        along = [(positions(e, "ahcal") - centre) @ e.truth[name] for e in (full_event, changed)]
+        np.testing.assert_allclose(along[1], along[0][changed.voxels["ahcal"].instances["track"]], atol=1e-6)
+
+
 def test_four_quarter_turns_and_two_mirrors_give_the_event_back(event):
     turned = event
     for _ in range(4):
@@ -76,6 +143,40 @@ def test_shift_moves_hits_and_vertex_but_not_momenta(event):
     assert (moved.truth["lepton_momentum"] == event.truth["lepton_momentum"]).all()
     # 30 mm is nearest to one 40 mm tile, 20 mm to none (rounding half to even).
     assert np.abs(positions(moved, "ahcal") - positions(event, "ahcal") - [40, 0, 0]).max() < 1e-9
+
+
+def test_shift_moves_all_positions_and_leaves_momenta_image_and_tracks(full_event):
+    moved = shift(full_event, SPEC, (-1, 4))
+    step = [-10, 40, 0]
+    np.testing.assert_allclose(moved.particles["vertex"] - full_event.particles["vertex"], np.tile(step, (4, 1)), atol=1e-9)
+    np.testing.assert_allclose(moved.truth["particle_position"] - full_event.truth["particle_position"], step, atol=1e-9)
+    for name in VECTORS:
+        assert (moved.truth[name] == full_event.truth[name]).all()
+    assert (moved.particles["momentum"] == full_event.particles["momentum"]).all()
+    assert (moved.images["ecal"] == full_event.images["ecal"]).all()
+    assert (moved.tracks["muon"] == full_event.tracks["muon"]).all()
+
+
+def test_energy_changes_and_losses_leave_truth_and_tracks_alone(full_event):
+    still = Augmentation(mirror_axes=(), rotate_axes=(), max_shift=0, max_drop=0.2)
+    changed = still(full_event, SPEC, np.random.default_rng(3))
+    assert changed.truth.keys() == full_event.truth.keys()
+    assert all(np.array_equal(changed.truth[name], full_event.truth[name]) for name in changed.truth)
+    assert (changed.tracks["muon"] == full_event.tracks["muon"]).all()
+    for name in ("momentum", "vertex"):
+        assert (changed.particles[name] == full_event.particles[name]).all()
+    row = changed.voxels["3dcal"].instances["track"]
+    assert len(row) < len(full_event.voxels["3dcal"])
+    assert (changed.voxels["3dcal"].coordinates == full_event.voxels["3dcal"].coordinates[row]).all()
+
+
+def test_one_scale_for_all_calorimeters_of_an_event(full_event):
+    scaled = replace(Augmentation((), (), 0), energy_scale=0.3, energy_jitter=0, noise=(0, 0), max_drop=0)(full_event, SPEC, np.random.default_rng(2))
+    factors = [scaled.voxels[name].energy / full_event.voxels[name].energy for name in ("3dcal", "ahcal")]
+    factors.append((scaled.images["ecal"] / full_event.images["ecal"]).ravel())
+    assert abs(factors[0][0] - 1) > 0.05
+    for factor in factors:
+        np.testing.assert_allclose(factor, factors[0][0], rtol=1e-5)
 
 
 def test_hits_shifted_out_are_lost_with_their_labels(event):
