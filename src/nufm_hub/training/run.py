@@ -69,7 +69,8 @@ TASKS = {
     "reconstruction": Task(NuFMForEventReconstruction, "reconstruction", reconstruction_metrics, momenta=True),
     "voxels": Task(NuFMForVoxelClassification, "voxels", voxel_metrics),
     "particle": Task(NuFMForParticleID, "particle", lambda processor: flavour_metrics),
-    "event-particles": Task(NuFMForEventParticleID, "particle", lambda processor: flavour_metrics, grouped=True),
+    # No metrics during training: the Trainer expects one prediction an event, and cuts off what is more in the last batch.
+    "event-particles": Task(NuFMForEventParticleID, "particle", grouped=True),
 }
 
 
