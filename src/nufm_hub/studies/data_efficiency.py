@@ -323,11 +323,11 @@ def _plot(rows: Sequence[Row], study: Study, results: Path) -> None:
     for figure, names in figures.items():
         if names:
             panels = [Panel(n, _title(n), n.replace("vertex.", "vertex_baseline.") if n.startswith("vertex.") else None) for n in names]
-            plot_curves(rows, panels, results / f"{study.name}-{figure}.png", title=f"{study.task}: {figure}")
+            plot_curves(rows, panels, results / f"{study.name}-{figure}.png", title=f"task: {study.task}")
 
 
 def _title(column: str) -> str:
     quantity, metric, *rest = column.split(".")
     if metric == "sigma68":
-        return f"{quantity.replace('_', ' ')}: width of the relative residual"
+        return f"{quantity.replace('_', ' ')}, relative sigma68"
     return _TITLES.get(column) or " ".join([quantity, *rest, metric.replace("auroc", "AUROC").replace("vertex_error_", "error, ")])
