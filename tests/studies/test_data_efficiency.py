@@ -79,6 +79,7 @@ def metrics(rows):
     return [{k: v for k, v in row.items() if k not in ("seconds", "training_seconds", "git_revision")} for row in rows]
 
 
+@pytest.mark.slow
 def test_from_tuning_to_figures_through_an_interruption(arguments, toy_files, tmp_path, monkeypatch):
     command, evaluated, stop_before = arguments(["8", "all"], [0, 1]), [], 3
     original = fine_tuning.evaluate
@@ -154,6 +155,7 @@ def test_test_events_stay_closed_until_all_is_tuned(arguments, tmp_path):
     assert not (tmp_path / "runs" / "study").exists()
 
 
+@pytest.mark.slow
 def test_a_study_that_was_killed_goes_on_to_the_same_results(arguments, tmp_path):
     """In the middle of a training, which is resumed from its checkpoint."""
     command = [*arguments(["all"], [0], ["scratch"]), "--tune-epochs", "40", "--tune-learning-rate", "0.1"]
@@ -175,6 +177,7 @@ def test_a_study_that_was_killed_goes_on_to_the_same_results(arguments, tmp_path
     assert metrics(results_of(tmp_path)[1]) == metrics(expected)
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_study(arguments, tmp_path):
     processes = [start(arguments(), tmp_path) for _ in range(2)]
     for process in processes:
