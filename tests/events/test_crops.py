@@ -1,10 +1,12 @@
+import itertools
 import math
 
 import numpy as np
 import pytest
 
 from nufm_hub.detectors import load_detector
-from nufm_hub.events import Event, Voxels
+from nufm_hub.events import Event, Voxels, read_events
+from nufm_hub.events.augmentation import orient
 from nufm_hub.events.crops import (
     BOUNDARY_FEATURES,
     CONTEXT_FEATURES,
@@ -18,6 +20,7 @@ from nufm_hub.events.crops import (
     particle_crops,
     shape_features,
 )
+from nufm_hub.events.samples import sample_path
 
 SUPERFGD, PILARNET = load_detector("superfgd"), load_detector("pilarnet")
 SMALL_CUBE = crop_detector(SUPERFGD, (120, 120, 120), (12, 12, 10), (2, 2, 2), "clamp")
@@ -205,3 +208,39 @@ def test_particles_of_an_image_become_crop_events():
 def test_unknown_fit():
     with pytest.raises(ValueError, match="neither 'clamp' nor 'scale'"):
         crop_detector(SUPERFGD, (120, 120, 120), (12, 12, 10), (2, 2, 2), "squeeze")
+
+
+@pytest.mark.parametrize("signs", list(itertools.product([1, -1], repeat=3)))
+@pytest.mark.parametrize("turns", [0, 1])
+def test_features_of_turned_crops_are_those_of_the_turned_particle(signs, turns):
+    matrix = np.linalg.matrix_power([[0, -1, 0], [1, 0, 0], [0, 0, 1]], turns) @ np.diag(signs)
+    events = [e for e in itertools.islice(read_events(sample_path("superfgd")), 25) if len(e.voxels["cubes"]) >= 5]
+    for event in events:
+        crop = crop_particle(event, SUPERFGD, SMALL_CUBE)
+        turned = orient(crop, SMALL_CUBE, matrix)
+        voxels, found = turned.voxels["cubes"], turned.tracks["context"][0]
+        containment = crop.tracks["context"][0][SHAPE_FEATURES.index("containment")]
+        shape = shape_features(voxels.coordinates, voxels.energy, (120, 120, 120), containment, "low_energy")
+        assert found[:25] == pytest.approx(shape, abs=1e-5)
+        # The distance to the wall along each axis moves with the axis, and changes side in a mirror.
+        walls = crop.tracks["context"][0][25:].reshape(3, 2)
+        for axis, old in enumerate(np.abs(matrix).argmax(axis=1)):
+            expected = walls[old] if matrix[axis, old] > 0 else walls[old][::-1]
+            assert found[25:].reshape(3, 2)[axis] == pytest.approx(expected)
+
+
+def test_features_of_turned_images_are_those_of_the_turned_particles():
+    image = next(read_events(sample_path("pilarnet")))
+    matrix = np.array([[0, 1, 0], [-1, 0, 0], [0, 0, 1]])
+    before = list(particle_crops(image, PILARNET, SMALL_LAR))
+    after = list(particle_crops(orient(image, PILARNET, matrix), PILARNET, SMALL_LAR))
+    level = 0
+    for a, b in zip(before, after, strict=True):
+        turned = orient(a, SMALL_LAR, matrix).tracks["context"][0]
+        if a.tracks["context"][0][SHAPE_FEATURES.index("direction_z")] == 0:  # then x decides which end is the start
+            level += 1
+            continue
+        assert turned == pytest.approx(b.tracks["context"][0], abs=1e-5)
+    assert level < len(before) / 5
+    with pytest.raises(ValueError, match="mirror x and y"):
+        orient(before[0], SMALL_LAR, np.diag([1, 1, -1]))

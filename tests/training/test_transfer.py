@@ -116,7 +116,7 @@ def test_crops_out_of_order_are_refused(crops, tmp_path):
     [
         ({}, {}, r"reads detector 'fasercal'.*'chamber-crop'.*--transfer"),
         ({}, {"source": None, "transfer": True}, "needs a source"),
-        ({"augmentation": {}}, {"transfer": True}, "augmentation null"),
+        ({"augmentation": {}}, {"transfer": True}, "mirrors and rotations only"),
         ({}, {"transfer": True, "evaluations": 3}, "needs validation events"),
         ({"model": {"hidden_size": 48}}, {"transfer": True}, "less than min_loaded"),
     ],

@@ -9,6 +9,7 @@ import numpy as np
 
 from nufm_hub.detectors import DetectorSpec
 
+from .crops import CONTEXT_BRANCH, turn_features
 from .event import Event, Voxels
 
 _VECTORS = ("neutrino_momentum", "visible_momentum", "jet_momentum", "lepton_momentum", "particle_momentum")
@@ -47,7 +48,14 @@ class Augmentation:
             raise ValueError(f"augmentation strengths must not be negative and max_drop must stay below 1: {self}")
 
     def __call__(self, event: Event, spec: DetectorSpec, rng: np.random.Generator) -> Event:
-        """A changed copy of the event; the same generator state gives the same copy."""
+        """A changed copy of the event; the same generator state gives the same copy.
+
+        Raises:
+            ValueError: anything but mirrors and rotations for crops with features, which do not follow.
+        """
+        others = (self.max_shift, self.energy_scale, self.energy_jitter, *self.noise, self.max_drop)
+        if any(others) and any(branch.name == CONTEXT_BRANCH for branch in spec.track_branches):
+            raise ValueError("the features of crops follow mirrors and rotations only: set the other strengths of the augmentation to 0")
         event = orient(event, spec, self._orientation(spec, rng))
         if self.max_shift:
             event = shift(event, spec, rng.integers(-self.max_shift, self.max_shift + 1, 2))
@@ -117,6 +125,8 @@ def orient(event: Event, spec: DetectorSpec, matrix: np.ndarray) -> Event:
             turned = np.array(tracks[branch.name], dtype=np.float32)
             turned[:, columns] = turned[:, columns] @ matrix.T
             tracks[branch.name] = turned
+        elif branch.name in tracks and branch.name == CONTEXT_BRANCH:
+            tracks[branch.name] = turn_features(tracks[branch.name], branch.features, matrix)
     centre = spec.voxel_branches[0].bounds.mean(axis=0)
     for table, vectors, positions in ((truth, _VECTORS, _POSITIONS), (particles, ("momentum",), ("vertex",))):
         for name in vectors:

@@ -214,6 +214,36 @@ def _ranks(values: np.ndarray) -> np.ndarray:
     return ranks
 
 
+def turn_features(features: np.ndarray, names: Sequence[str], matrix: np.ndarray) -> np.ndarray:
+    """The features (T, 31) of crops that are mirrored or rotated: those that `shape_features` and the others give for the turned particle.
+
+    Args:
+        features: rows of `names`.
+        names: `SHAPE_FEATURES`, then `BOUNDARY_FEATURES` or `CONTEXT_FEATURES`; of axes that are exchanged, the detector has the same length.
+        matrix: signed permutation of the axes (3, 3); new = matrix @ old for directions.
+
+    Raises:
+        ValueError: scaled crops (`CONTEXT_FEATURES`) and a matrix that changes z, by which the start of their particles is chosen.
+    """
+    names, source, sign = list(names), np.abs(matrix).argmax(axis=1), matrix.sum(axis=1)
+    if CONTEXT_FEATURES[0] in names and matrix[2, 2] != 1:
+        raise ValueError("in scaled crops the start of a particle is its end with the smaller z: mirror x and y, and rotate about z, only")
+    turned = np.array(features)
+
+    def columns(name: str) -> list[int]:
+        return [names.index(f"{name}_{axis}") for axis in "xyz"]
+
+    for name in ("centroid", "start"):
+        turned[:, columns(name)] = np.where(sign > 0, features[:, columns(name)][:, source], 1 - features[:, columns(name)][:, source])
+    turned[:, columns("extent")] = features[:, columns("extent")][:, source]
+    turned[:, columns("direction")] = features[:, columns("direction")] @ matrix.T
+    if BOUNDARY_FEATURES[0] in names:
+        low, high = (features[:, columns(f"distance_{side}")][:, source] for side in ("low", "high"))
+        turned[:, columns("distance_low")] = np.where(sign > 0, low, high)
+        turned[:, columns("distance_high")] = np.where(sign > 0, high, low)
+    return turned
+
+
 def crop_detector(
     spec: DetectorSpec, shape: Sequence[int], patch: Sequence[int], window: Sequence[int], fit: str, features: bool = True
 ) -> DetectorSpec:

@@ -48,7 +48,8 @@ class EventSubset(Dataset[Event]):
 class AugmentedEvents(Dataset[Event]):
     """Events changed anew in every epoch.
 
-    The change is a function of (seed, epoch, index) alone, so neither worker processes nor an interruption alter it.
+    The change is a function of (seed, epoch, index) alone, so neither worker processes nor an interruption alter it. The crops of one event
+    are all mirrored and rotated in the same way.
     """
 
     def __init__(self, events: Sequence[Event] | Dataset[Event], augmentation: Augmentation, spec: DetectorSpec, seed: int) -> None:
@@ -60,8 +61,12 @@ class AugmentedEvents(Dataset[Event]):
     def __len__(self) -> int:
         return len(self.events)  # type: ignore[arg-type]
 
-    def __getitem__(self, index: int) -> Event:
-        return self.augmentation(self.events[index], self.spec, np.random.default_rng([self.seed, self.epoch, index]))
+    def __getitem__(self, index: int) -> Event | list[Event]:
+        event = self.events[index]
+        return [self._changed(crop, index) for crop in event] if isinstance(event, list) else self._changed(event, index)
+
+    def _changed(self, event: Event, index: int) -> Event:
+        return self.augmentation(event, self.spec, np.random.default_rng([self.seed, self.epoch, index]))
 
 
 class SetEpoch(TrainerCallback):

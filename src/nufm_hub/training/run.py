@@ -170,8 +170,6 @@ def train(
         raise ValueError(f"unknown task {task!r}: give one of {sorted(TASKS)}")
     definition, recipe, output_dir = TASKS[task], load_recipe(recipe), Path(output_dir)
     augmentation = recipe.make_augmentation()
-    if definition.grouped and augmentation is not None:
-        raise ValueError(f"the features of particles do not follow an augmentation: {task!r} needs a recipe with augmentation null")
     if evaluations is not None and (validation is None or evaluations < 1):
         raise ValueError(f"evaluations={evaluations} needs validation events and at least 1")
     processes = TrainingArguments(output_dir=str(output_dir), use_cpu=use_cpu)
