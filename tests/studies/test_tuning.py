@@ -57,11 +57,16 @@ def test_the_smallest_mean_over_seeds_wins_for_each_initialisation_and_budget():
     )  # fmt: skip
     assert [(c["initialisation"], c["labels"], c["base_learning_rate"], c["objective"], c["edge"]) for c in found] == [
         ("scratch", 10, 0.2, 1.5, None),
-        ("scratch", 20, 0.1, 1.0, "lowest"),
-        ("mae", 10, 0.3, 1.0, "highest"),
+        ("scratch", 20, 0.1, 1.0, "lowest base_learning_rate"),
+        ("mae", 10, 0.3, 1.0, "highest base_learning_rate"),
     ]
 
 
 def test_an_initialisation_that_always_diverges_is_an_error():
     with pytest.raises(ValueError, match="'mae' with 10 labels diverged"):
         choose(rows({("mae", 10, 0.1, 1): (None,)}), Tuning((0.1,), (1,), (10,), (5,)))
+
+
+def test_both_ends_of_a_grid_are_named():
+    found = choose(rows({("mae", 10, r, f): (-r - f,) for r in (0.1, 0.2) for f in (1, 2)}), Tuning((0.1, 0.2), (2, 1), (10,), (5,)))
+    assert found[0]["edge"] == "highest base_learning_rate, highest epoch_factor"

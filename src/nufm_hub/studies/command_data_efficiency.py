@@ -76,7 +76,7 @@ def parse_initialisations(given: list[str]) -> dict[str, str | None]:
 def _report(summary: dict[str, Any], results: Path) -> None:
     tuning, runs = summary["tuning"], summary["runs"]
     for c in tuning["chosen"]:
-        edge = f"; the {c['edge']} rate of the grid" if c["edge"] else ""
+        edge = f" (the {c['edge']} of the grid)" if c["edge"] else ""
         typer.echo(
             f"{c['initialisation']} at {c['labels']} labels: base_learning_rate {c['base_learning_rate']:g}, epochs x {c['epoch_factor']:g}{edge}"
         )

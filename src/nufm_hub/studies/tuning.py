@@ -53,12 +53,13 @@ def choose(rows: Sequence[Row], tuning: Tuning) -> list[dict[str, Any]]:
 
     Returns:
         `{"initialisation", "labels", "base_learning_rate", "epoch_factor", "objective", "edge"}` each; `objective` is the mean over the seeds
-        of the tuning; `edge` is `"lowest"` or `"highest"` where the learning rate is at an end of the grid (a wider grid might do better).
+        of the tuning; `edge` names what is at an end of the grid, such as `"highest base_learning_rate, lowest epoch_factor"`, else None: beyond
+        it might be better.
 
     Raises:
         ValueError: with no setting did all trainings of an initialisation stay finite.
     """
-    rates, chosen = sorted(tuning.base_learning_rates), []
+    chosen = []
     for initialisation, labels in dict.fromkeys((row["initialisation"], row["labels"]) for row in rows):
         means: dict[Setting, float] = {}
         for setting in tuning.grid:
@@ -69,6 +70,14 @@ def choose(rows: Sequence[Row], tuning: Tuning) -> list[dict[str, Any]]:
         if not means:
             raise ValueError(f"all trainings of {initialisation!r} with {labels} labels diverged: tune with smaller learning rates")
         best = min(means, key=means.__getitem__)
-        edge = {rates[0]: "lowest", rates[-1]: "highest"}.get(best.base_learning_rate) if len(rates) > 1 else None
-        chosen.append({"initialisation": initialisation, "labels": labels, **best._asdict(), "objective": means[best], "edge": edge})
+        chosen.append({"initialisation": initialisation, "labels": labels, **best._asdict(), "objective": means[best], "edge": _edge(best, tuning)})
     return chosen
+
+
+def _edge(setting: Setting, tuning: Tuning) -> str | None:
+    found = []
+    for name, tried in (("base_learning_rate", tuning.base_learning_rates), ("epoch_factor", tuning.epoch_factors)):
+        value = getattr(setting, name)
+        if len(tried) > 1 and value in (min(tried), max(tried)):
+            found.append(f"{'lowest' if value == min(tried) else 'highest'} {name}")
+    return ", ".join(found) or None
