@@ -133,6 +133,8 @@ def test_from_tuning_to_figures_through_an_interruption(arguments, toy_files, tm
     assert against["reference_mean"] == pytest.approx(sum(values) / 2)
     assert {name: d["events"] for name, d in summary["data"].items()} == {"train": 48, "validation": 20, "test": 24}
     assert summary["runs"] == {"finished": 8, "planned": 8, "diverged": 0}
+    assert summary["plan"]["epochs"] == {"8": 2, "48": 1}
+    assert summary["plan"]["recipe"]["batch_size"] == 8
     for figure in ("curves", "classes", "kinematics"):
         assert (tmp_path / "results" / f"data-efficiency-{figure}.png").read_bytes().startswith(b"\x89PNG")
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +178,7 @@ def compare(
         "labels": labels,
         "seeds": list(study.seeds),
         "initialisations": sources,
+        "plan": {**asdict(study.plan), "recipe": study.plan.full_recipe.to_dict()},
         "tuning": {
             "finished": len(tried),
             "planned": len(trials),

@@ -91,11 +91,16 @@ class Plan:
         # np.interp stays at the end's value beyond the table; the power goes on from there.
         return math.exp(np.interp(x, n, epochs) + power * (min(x - n[0], 0.0) + max(x - n[-1], 0.0)))
 
+    @property
+    def full_recipe(self) -> Recipe:
+        """The recipe without what differs between trainings."""
+        return load_recipe(self.recipe, **self.recipe_values)
+
     def recipe_for(self, initialisation: str, labels: int, setting: Setting) -> Recipe:
         """The recipe of one training."""
-        recipe = load_recipe(self.recipe, **self.recipe_values | self.overrides.get(initialisation, {}))
         epochs = max(1, round(self.epochs_for(labels) * setting.epoch_factor))
-        return load_recipe(recipe, base_learning_rate=setting.base_learning_rate, epochs=epochs)
+        own = load_recipe(self.recipe, **self.recipe_values | self.overrides.get(initialisation, {}))
+        return load_recipe(own, base_learning_rate=setting.base_learning_rate, epochs=epochs)
 
 
 def read_plan(plan: str | Path) -> dict[str, Any]:
