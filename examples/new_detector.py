@@ -1,6 +1,6 @@
 """Bring your own detector: describe it in a JSON file, transfer a pretrained encoder to it, fine-tune, save, reload, publish.
 
-    python examples/new_detector.py                                # half a minute on a laptop, no network
+    python examples/new_detector.py                                # on a CPU, without a network
     python examples/new_detector.py --push my-name/gasbox-tracks   # and publish it (log in with `hf auth login` first)
 
 The package knows nothing of the detector here; replace `DETECTOR` and `make_event` by your own, and the rest stays as it is.

@@ -2,23 +2,27 @@
 
 import importlib.util
 import re
+from itertools import islice
 from pathlib import Path
 
 import pytest
 
+from nufm_hub import load_detector, read_events, sample_path, write_events
+
 ROOT = Path(__file__).parents[1]
-PAGES = [(page, None) for page in sorted((ROOT / "docs").glob("*.md"))] + [(ROOT / "README.md", 1)]  # later blocks of the README train
+PAGES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md"]
 
 
-def blocks(page: Path) -> list[tuple[int, str]]:
-    """Line of the first statement, and code, of every Python block."""
+def blocks(page: Path) -> list[tuple[int, str, str | None]]:
+    """Line of the first statement, code, and the text that is shown as its output, of every Python block."""
     text = page.read_text(encoding="utf-8")
-    return [(text.count("\n", 0, m.start(1)) + 1, m[1]) for m in re.finditer(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)]
+    found = re.finditer(r"^```python\n(.*?)^```$(?:\s*^```text\n(.*?)^```$)?", text, re.MULTILINE | re.DOTALL)
+    return [(text.count("\n", 0, m.start(1)) + 1, m[1], m[2]) for m in found]
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A working folder with a small file of every foreign format."""
+    """A working folder with a small file of every foreign format, and a few events to train on."""
     spec = importlib.util.spec_from_file_location("formats", ROOT / "tests" / "events" / "formats.py")
     formats = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(formats)
@@ -29,22 +33,26 @@ def folder(tmp_path, monkeypatch):
     particle = (13, 1, 0.0, 0.0, 250.0)
     formats.write_larcv(data / "pilarnet-larcv.h5", [{"coordinates": [[1, 2, 3]], "values": [1.0], "groups": [0], "particles": [particle]}])
     formats.write_edepsim(data / "edep.h5", [(0, 1, 13, 1.0, (0, 0, 0), (9, 0, 0))])
+    write_events(islice(read_events(sample_path("fasercal")), 4), data / "train" / "0.parquet", load_detector("fasercal"))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
 
 
 @pytest.mark.usefixtures("folder")
-@pytest.mark.parametrize(("page", "count"), PAGES, ids=[page.name for page, _ in PAGES])
-def test_python_blocks_run(page, count):
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_python_blocks_run(page, capsys):
     names = {"__name__": "__main__"}
-    code = blocks(page)[:count]
+    code = blocks(page)
     assert code, f"{page.name} has no Python block"
-    for line, block in code:
+    for line, block, output in code:
+        capsys.readouterr()
         # Blank lines in front, so that a traceback points into the page.
         exec(compile("\n" * (line - 1) + block, str(page), "exec"), names)
+        if output is not None:
+            assert capsys.readouterr().out == output, f"{page.name}:{line} prints something else"
 
 
 def test_links_between_pages_lead_somewhere():
-    for page, _ in PAGES:
+    for page in PAGES:
         for target in re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8")):
             assert target.startswith("http") or (page.parent / target).exists(), f"{page.name}: {target}"
