@@ -65,6 +65,14 @@ def test_weights_of_losses_learn_slowly_and_do_not_decay():
         assert {n for n, (rate, _) in settings.items() if rate == pytest.approx(1e-4)} <= {n for n in settings if name.rsplit(".", 1)[0] in n}
 
 
+def test_carried_weights_learn_at_their_own_rate(model):
+    carried = {name for name, _ in model.named_parameters() if name.startswith("encoder.")}
+    plain = settings_by_name(model, parameter_groups(model, 1e-3, 0.05, 0.7))
+    slow = settings_by_name(model, parameter_groups(model, 1e-3, 0.05, 0.7, carried, 0.2))
+    for name, (rate, decay) in slow.items():
+        assert (rate, decay) == (pytest.approx(plain[name][0] * (0.2 if name in carried else 1)), plain[name][1]), name
+
+
 def test_frozen_parameters_are_left_out(model):
     model.requires_grad_(False)
     model.head.requires_grad_(True)

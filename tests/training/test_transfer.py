@@ -69,6 +69,15 @@ def test_the_encoder_is_taken_along_and_the_report_is_saved(crops, source, tmp_p
     assert all(torch.equal(ours[name], again[name]) for name in ours)
 
 
+def test_carried_weights_learn_at_their_own_rate(crops, source, tmp_path):
+    """At rate 0 they stay, and all else learns."""
+    recipe = RECIPE | {"epochs": 1, "carried_rate": 0}
+    folder = train("particle", recipe, crops / "train", tmp_path / "run", str(source), transfer=True, use_cpu=True)
+    still = train("particle", recipe | {"base_learning_rate": 1e-30}, crops / "train", tmp_path / "still", str(source), transfer=True, use_cpu=True)
+    ours, theirs = (load_file(f / "model.safetensors") for f in (folder, still))
+    assert {name for name in ours if torch.equal(ours[name], theirs[name])} == set(TransferReport.load(folder).names("loaded"))
+
+
 def test_particles_of_events_are_learnt_together(crops, source, tmp_path):
     options = {"validation": crops / "validation", "transfer": True, "use_cpu": True, "evaluations": 5, "seed": 2}
     folder = train("event-particles", RECIPE, crops / "train", tmp_path / "run", str(source), **options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from typing import Any
 
 from torch import nn
@@ -13,12 +14,15 @@ _NO_DECAY = re.compile(r"(token|source|state\.weight|window\.weight|query|basis|
 _LOSS_WEIGHT = re.compile(r"log_sigma$|\.task_weight\.")
 
 
-def parameter_groups(model: nn.Module, learning_rate: float, weight_decay: float, layer_decay: float = 1.0) -> list[dict[str, Any]]:
+def parameter_groups(
+    model: nn.Module, learning_rate: float, weight_decay: float, layer_decay: float = 1.0, carried: Collection[str] = (), carried_rate: float = 1.0
+) -> list[dict[str, Any]]:
     """Groups for AdamW.
 
     Matrices of linear layers decay; norms, biases, tokens and embeddings (one dimension, or named so) do not. Weights of summed losses
     (log-sigmas, task weights) learn with a tenth of the rate (arXiv:2604.07037). With `layer_decay` < 1 the rate falls by this factor
-    from each depth of the encoder to the one below: heads and decoder are on top, embeddings at the bottom.
+    from each depth of the encoder to the one below: heads and decoder are on top, embeddings at the bottom. Parameters named in `carried`
+    learn with `carried_rate` times their rate.
 
     Returns:
         Groups with `params`, `lr`, `weight_decay` and a readable `name`; empty ones are left out.
@@ -31,6 +35,8 @@ def parameter_groups(model: nn.Module, learning_rate: float, weight_decay: float
             continue
         decay = 0.0 if parameter.ndim < 2 or _NO_DECAY.search(name) else weight_decay
         rate = learning_rate * (0.1 if _LOSS_WEIGHT.search(name) else layer_decay ** (top - depths.get(name, top)))
+        if name in carried:
+            rate *= carried_rate
         group = groups.setdefault((rate, decay), {"params": [], "lr": rate, "weight_decay": decay, "name": f"lr {rate:.3g} decay {decay:g}"})
         group["params"].append(parameter)
     return list(groups.values())

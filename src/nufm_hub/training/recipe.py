@@ -29,6 +29,7 @@ class Recipe:
         weight_decay: for matrices only; norms, biases, tokens and embeddings have none.
         betas: of AdamW.
         layer_decay: factor of the learning rate from each depth of the encoder to the one below; 1 for none.
+        carried_rate: factor of the learning rate of weights that were taken along from another detector: what is new has far to go, they have not.
         max_grad_norm: gradient clipping.
         ema_decay: of the moving average of the weights that is evaluated and saved, see `ExponentialMovingAverage`; 0 for none.
     """
@@ -44,13 +45,14 @@ class Recipe:
     weight_decay: float = 0.05
     betas: tuple[float, float] = (0.9, 0.95)
     layer_decay: float = 1.0
+    carried_rate: float = 1.0
     max_grad_norm: float = 1.0
     ema_decay: float = 0.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "betas", tuple(self.betas))
         positive = min(self.epochs, self.batch_size, self.micro_batch_size, self.base_learning_rate) > 0
-        shares = 0 <= self.warmup < 1 and 0 < self.layer_decay <= 1 and 0 <= self.ema_decay < 1
+        shares = 0 <= self.warmup < 1 and 0 < self.layer_decay <= 1 and 0 <= self.carried_rate <= 1 and 0 <= self.ema_decay < 1
         if not positive or not shares or self.batch_size % self.micro_batch_size:
             raise ValueError(f"recipe values out of range: {self}")
         self.make_augmentation()
@@ -63,7 +65,10 @@ class Recipe:
         return None if self.augmentation is None else Augmentation(**self.augmentation)
 
     def to_dict(self) -> dict[str, Any]:
-        return json.loads(json.dumps(asdict(self)))
+        data = json.loads(json.dumps(asdict(self)))
+        if self.carried_rate == 1:
+            del data["carried_rate"]  # younger than runs that are to stay comparable
+        return data
 
 
 def list_recipes() -> list[str]:

@@ -87,7 +87,11 @@ class NuFMTrainer(Trainer):
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
             r = self.recipe
-            groups = parameter_groups(self.model if model is None else model, r.learning_rate, r.weight_decay, r.layer_decay)
+            report = getattr(self.model, "transfer_report", None)
+            carried = set(report.names("loaded")) if report else ()
+            groups = parameter_groups(
+                self.model if model is None else model, r.learning_rate, r.weight_decay, r.layer_decay, carried, r.carried_rate
+            )
             self.optimizer = torch.optim.AdamW(groups, lr=r.learning_rate, betas=r.betas)
         return self.optimizer
 
