@@ -30,7 +30,7 @@ from nufm_hub import (
 )
 from nufm_hub.cards import make_card
 from nufm_hub.cli import app
-from nufm_hub.evaluation import evaluate
+from nufm_hub.evaluation import evaluate, weights_sha256
 from nufm_hub.events.crop_files import CropSettings
 from nufm_hub.studies.tables import summarise, write_results
 
@@ -120,7 +120,7 @@ def test_what_a_card_must_not_hide(name):
     ):
         assert words in text
     if "mae-rel" in name:
-        assert "Simulation truth was used in pre-training" in text
+        assert "Simulation truth was used in pre-training" in text or "their pre-training used simulation truth" in text
     if name.startswith("nufm/fasercal"):
         assert "no nuclear rescattering" in text
     assert not re.search(r"(?<![\w.])/(?:home|root|tmp|work)/", text)
@@ -148,10 +148,32 @@ def test_commands_are_understood(name):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Results of one head, to be spoilt."""
+    """A head that records what it started from, and its results, to be spoilt."""
     (tmp_path / "results").mkdir()
     shutil.copy(RESULTS / f"{path_of(HEAD).stem}.json", tmp_path / "results")
+    shutil.copytree(checkpoint_path(HEAD), tmp_path / path_of(HEAD).stem)
+    record(tmp_path, source="nufm/fasercal-mae-rel", source_sha256=ENCODER)
     return tmp_path
+
+
+ENCODER = weights_sha256(checkpoint_path("nufm/fasercal-mae-rel"))
+
+
+def record(folder: Path, **changes) -> Path:
+    path = folder / path_of(HEAD).stem / "training.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    return path.parent
+
+
+def test_the_card_follows_the_weights_not_their_name(folder):
+    text = " ".join(str(make_card(record(folder), folder / "results")).split())
+    assert "**Simulation truth was used in pre-training** (`nufm/fasercal-mae-rel`)" in text
+    assert "`nufm/fasercal-mae-rel` (pretraining):" in text
+    for digest, words in (("f" * 64, "(SHA-256 `ffffffffffffffff`) do not come with the package"), (None, "is not recorded, so that this card")):
+        text = " ".join(str(make_card(record(folder, source_sha256=digest), folder / "results")).split())
+        assert words in text
+        assert "By its name, their pre-training used simulation truth" in text
+        assert "(pretraining):" not in text
 
 
 def spoil(folder: Path, **changes) -> Path:
@@ -217,11 +239,10 @@ def study_file(results: Path, name: str, sha256: str, detector: str = "fasercal"
 
 def test_studies_of_the_same_weights_are_shown_with_what_got_worse(folder):
     results = folder / "results"
-    from_file = json.loads((RESULTS / "fasercal-mae-rel.json").read_text())["weights_sha256"]
-    study_file(results, "labels", from_file)
-    study_file(results, "elsewhere-superfgd", from_file, "superfgd")
+    study_file(results, "labels", ENCODER)
+    study_file(results, "elsewhere-superfgd", ENCODER, "superfgd")
     study_file(results, "stale", "0" * 64)
-    text = str(make_card(HEAD, results))
+    text = str(make_card(record(folder), results))
     rows = rows_of(text)
     assert ["flavour macro-AUROC", "100", "0.62 ± 0.02828 (0.6 to 0.64)", "0.71 ± 0.01414 (0.7 to 0.72)"] in rows
     assert ["flavour macro-AUROC", "1000", "0.81 ± 0.01414 (0.8 to 0.82)", "0.8 ± 0.01414 (0.79 to 0.81) (worse)"] in rows
@@ -255,7 +276,13 @@ def test_particles_on_another_detector(tmp_path):
     simulation = {k: v for k, v in json.loads(sample_path("superfgd").with_suffix(".json").read_text()).items() if k != "shards"}
     record = {"crops": {}, "split": {"fractions": [0.8, 0.1, 0.1], "seed": 7}, "source": [simulation]}
     training = json.loads((checkpoint_path(HEAD) / "training.json").read_text())
-    training |= {"task": "particle", "transfer": True, "data": {"train": {"events": 16, "simulations": [record]}, "validation": None}}
+    training |= {
+        "task": "particle",
+        "transfer": True,
+        "source": "nufm/fasercal-mae-rel",
+        "source_sha256": ENCODER,
+        "data": {"train": {"events": 16, "simulations": [record]}, "validation": None},
+    }
     (folder / "training.json").write_text(json.dumps(training))
     data = tmp_path / "test"
     data.mkdir()

@@ -55,6 +55,11 @@ class Step:
         """Whether its pre-training learnt what the simulation says of single voxels."""
         return self.is_pretraining and bool(self.config.relational)
 
+    @property
+    def source_sha256(self) -> str | None:
+        """Hash of the weights it started from, if that was recorded."""
+        return self.training.get("source_sha256")
+
     @cached_property
     def weights_sha256(self) -> str:
         return weights_sha256(self.folder)
@@ -78,7 +83,7 @@ class Facts:
     """Everything a card says.
 
     Attributes:
-        steps: the checkpoint, then the one it started from, and so on as far as they come with the package.
+        steps: the checkpoint, then the one it started from, and so on as far as these weights come with the package.
         evaluation: what `nufm evaluate` wrote.
         results: folder of the results.
         transfer: what was carried over from another detector, if so.
@@ -151,7 +156,9 @@ def load_facts(checkpoint: str | Path, results: Path) -> Facts:
 
 
 def _steps(checkpoint: str | Path) -> Iterator[Step]:
+    """The checkpoint and those before it, as long as the weights of that id are still the ones that it started from."""
     step = Step.load(checkpoint)
     yield step
-    if (source := step.training.get("source")) in checkpoints.list_checkpoints():
+    source = step.training.get("source")
+    if source in checkpoints.list_checkpoints() and weights_sha256(checkpoints.checkpoint_path(source)) == step.training.get("source_sha256"):
         yield from _steps(source)

@@ -2,7 +2,13 @@
 
 from nufm_hub.lazy import lazy_names
 
-__all__ = ["class_scores", "evaluate", "vertex_scores", "weights_sha256"]
+__all__ = ["checkpoint_folder", "class_scores", "evaluate", "vertex_scores", "weights_sha256"]
 
 # Models cost seconds to import; the command line does not need them.
-__getattr__ = lazy_names(__name__, {"class_scores": "scores", "evaluate": "checkpoint", "vertex_scores": "scores", "weights_sha256": "checkpoint"})
+__getattr__ = lazy_names(
+    __name__,
+    {
+        **dict.fromkeys(("checkpoint_folder", "evaluate", "weights_sha256"), "checkpoint"),
+        **dict.fromkeys(("class_scores", "vertex_scores"), "scores"),
+    },
+)

@@ -48,7 +48,7 @@ def evaluate(
         JSON-able: `checkpoint` (id, or name of the folder), `architecture`, `weights_sha256`, `data` (detector, files, `events_sha256`,
         simulations), `held_out` (False when one of those simulations also made training or validation events; None when unknown),
         `num_events`, `batch_size`, `seed`, `num_resamples`, `absent`, `git_revision`, `versions`, `machine`, `device`, `events_per_second`
-        (processor and model; on the CPU per second of processor time, threads added up, which other work on the machine does not change),
+        (processor and model; on the CPU per second of processor time, threads added up, so that waiting for other work does not count),
         `peak_memory_mb` of the process, and `metrics` by quantity:
 
         - `flavour`, `charm`, `particle`: macro-AUROC, purity and efficiency, (balanced) accuracy, error-detection AUROC, calibration error;

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, Trainer, TrainingArguments, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
 
 from nufm_hub.detectors import DetectorSpec
+from nufm_hub.evaluation import checkpoint_folder, weights_sha256
 from nufm_hub.events import Event, EventDataset
 from nufm_hub.files import new_file, new_folder
 from nufm_hub.metrics import flavour_metrics, momentum_metrics, reconstruction_metrics, vertex_metrics, voxel_metrics
@@ -193,6 +194,7 @@ def train(
         settings |= {name: value for name, value in options.items() if value is not None}
         resume = _claim(output_dir, settings)
 
+    source_sha256 = None if source is None else weights_sha256(checkpoint_folder(source))
     set_seed(seed)
     model, processor = _start(definition, recipe, train_events, source, transfer, replace_targets=max_events is not None)
 
@@ -241,6 +243,7 @@ def train(
     trainer.train(resume_from_checkpoint=resume)
     record = {
         **settings,
+        "source_sha256": source_sha256,
         "git_revision": git_revision(),
         "versions": package_versions(),
         "machine": machine(),
