@@ -15,7 +15,7 @@ Set = Annotated[list[str] | None, typer.Option("--set", help="Replace a value of
 Seed = Annotated[int, typer.Option(help="Seed of weights, order, augmentation and masking.")]
 Cpu = Annotated[bool, typer.Option("--cpu", help="Train on the CPU even where there is a GPU.")]
 Workers = Annotated[int, typer.Option(help="Processes that prepare batches.")]
-ReportTo = Annotated[str, typer.Option(help="Where Trainer logs to besides training.json, e.g. tensorboard.")]
+ReportTo = Annotated[str, typer.Option(help="Where to log besides training.json: csv, tensorboard, or both with a comma between.")]
 MaxEvents = Annotated[int | None, typer.Option(help="Learn from so many of the events only: a random subset, nested for one seed.")]
 Checkpointing = Annotated[bool, typer.Option("--gradient-checkpointing", help="Compute activations twice instead of keeping them: less memory.")]
 
@@ -92,7 +92,7 @@ def _train(
         loaded = load_recipe(loaded, model={**loaded.model, **model})
         options = {"report_to": report_to, "gradient_checkpointing": gradient_checkpointing, "max_events": max_events, "transfer": transfer}
         folder = train(task, loaded, list(events), out, source, validation, seed, cpu, workers, **options)
-    except (ValueError, FileExistsError) as error:
+    except (ValueError, FileExistsError, ImportError) as error:
         raise typer.BadParameter(str(error)) from error
     typer.echo(f"saved {folder}")
 

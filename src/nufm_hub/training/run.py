@@ -37,6 +37,7 @@ from nufm_hub.transfer import transfer_encoder
 
 from .data import AugmentedEvents, EvaluateAt, EventSubset, NuFMCollator, SetEpoch
 from .ema import ExponentialMovingAverage
+from .logs import loggers
 from .optimiser import parameter_groups
 from .particles import ParticleCollator, ParticleEvents
 from .recipe import Recipe, load_recipe
@@ -155,7 +156,7 @@ def train(
         use_cpu: train on the CPU even where there is a GPU.
         workers: processes that prepare batches.
         save_every: epochs between checkpoints.
-        report_to: `"tensorboard"` and the like, as for `TrainingArguments`.
+        report_to: where to log besides `training.json`, with commas between names: `"csv"`, `"tensorboard"`, see `loggers`.
         gradient_checkpointing: compute activations twice instead of keeping them: less memory, more time, same weights.
         max_events: use only so many of the events, for weights and statistics alike: the first of a random order that the seed gives,
             so that of one seed the smaller subset lies in the larger one.
@@ -167,8 +168,9 @@ def train(
         `output_dir/model`.
 
     Raises:
-        ValueError: unknown task or recipe, data of another detector than the source's (without `transfer`), fewer events than
+        ValueError: unknown task, recipe or logger, data of another detector than the source's (without `transfer`), fewer events than
             `max_events`, or options that do not go together.
+        ImportError: a logger's package is missing.
         FileExistsError: `output_dir` holds a finished run, a run with other settings, or other files.
     """
     if task not in TASKS:
@@ -177,6 +179,7 @@ def train(
     augmentation = recipe.make_augmentation()
     if evaluations is not None and (validation is None or evaluations < 1):
         raise ValueError(f"evaluations={evaluations} needs validation events and at least 1")
+    integrations, own_loggers = loggers(report_to)
     processes = TrainingArguments(output_dir=str(output_dir), use_cpu=use_cpu)
     with processes.main_process_first(local=False):
         train_events = definition.open(events)
@@ -227,8 +230,10 @@ def train(
             save_total_limit=2,
             load_best_model_at_end=keep_best,
             prediction_loss_only=definition.metrics is None,
-            logging_strategy="epoch",
-            report_to=report_to,
+            # Not "epoch", which logs after a checkpoint of the same step is written: a resumed run would lack that entry.
+            logging_strategy="steps",
+            logging_steps=steps,
+            report_to=integrations,
             **({"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}} if gradient_checkpointing else {}),
             disable_tqdm=False,
         ),
@@ -237,7 +242,7 @@ def train(
         data_collator=ParticleCollator(processor) if definition.grouped else NuFMCollator(processor, definition.labels),
         processing_class=processor,
         compute_metrics=definition.metrics(processor) if definition.metrics and validation_events is not None else None,
-        callbacks=[SetEpoch(), *([EvaluateAt(evaluations)] if evaluations else [])],
+        callbacks=[SetEpoch(), *own_loggers, *([EvaluateAt(evaluations)] if evaluations else [])],
     )
     started = time.time()
     trainer.train(resume_from_checkpoint=resume)
