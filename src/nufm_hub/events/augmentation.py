@@ -57,6 +57,8 @@ class Augmentation:
         if any(others) and any(branch.name == CONTEXT_BRANCH for branch in spec.track_branches):
             raise ValueError("the features of crops follow mirrors and rotations only: set the other strengths of the augmentation to 0")
         event = orient(event, spec, self._orientation(spec, rng))
+        if not any(others):
+            return event
         if self.max_shift:
             event = shift(event, spec, rng.integers(-self.max_shift, self.max_shift + 1, 2))
         scale = rng.lognormal(0.0, self.energy_scale)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 
@@ -214,6 +215,11 @@ def _ranks(values: np.ndarray) -> np.ndarray:
     return ranks
 
 
+@lru_cache
+def _columns_of_axes(names: tuple[str, ...], name: str) -> list[int]:
+    return [names.index(f"{name}_{axis}") for axis in "xyz"]
+
+
 def turn_features(features: np.ndarray, names: Sequence[str], matrix: np.ndarray) -> np.ndarray:
     """The features (T, 31) of crops that are mirrored or rotated: those that `shape_features` and the others give for the turned particle.
 
@@ -225,13 +231,13 @@ def turn_features(features: np.ndarray, names: Sequence[str], matrix: np.ndarray
     Raises:
         ValueError: scaled crops (`CONTEXT_FEATURES`) and a matrix that changes z, by which the start of their particles is chosen.
     """
-    names, source, sign = list(names), np.abs(matrix).argmax(axis=1), matrix.sum(axis=1)
+    source, sign = np.abs(matrix).argmax(axis=1), matrix.sum(axis=1)
     if CONTEXT_FEATURES[0] in names and matrix[2, 2] != 1:
         raise ValueError("in scaled crops the start of a particle is its end with the smaller z: mirror x and y, and rotate about z, only")
     turned = np.array(features)
 
     def columns(name: str) -> list[int]:
-        return [names.index(f"{name}_{axis}") for axis in "xyz"]
+        return _columns_of_axes(tuple(names), name)
 
     for name in ("centroid", "start"):
         turned[:, columns(name)] = np.where(sign > 0, features[:, columns(name)][:, source], 1 - features[:, columns(name)][:, source])

@@ -118,6 +118,11 @@ class EventDataset(Dataset):
         """The parquet files, in order."""
         return self._shards.files
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all events, uncompressed."""
+        return self._rows.data.nbytes
+
     def __len__(self) -> int:
         return len(self._rows)
 

@@ -38,11 +38,35 @@ class EventSubset(Dataset[Event]):
     def files(self) -> list[str]:
         return self.events.files
 
+    @property
+    def nbytes(self) -> int:
+        return self.events.nbytes * len(self) // len(self.events)
+
     def __len__(self) -> int:
         return len(self.indices)
 
     def __getitem__(self, index: int) -> Event | list[Event]:
         return self.events[self.indices[index]]
+
+
+class HeldEvents(Dataset[Event]):
+    """Events that stay in memory once they were read: decoding a small event takes a fifth of the time that a small model learns from it.
+
+    Args:
+        events: with `spec` and `files`; they must not be changed by whoever gets them.
+    """
+
+    def __init__(self, events: EventDataset | EventSubset | ParticleEvents) -> None:
+        self.events, self.spec, self.files = events, events.spec, events.files
+        self._held: dict[int, Event | list[Event]] = {}
+
+    def __len__(self) -> int:
+        return len(self.events)
+
+    def __getitem__(self, index: int) -> Event | list[Event]:
+        if index not in self._held:
+            self._held[index] = self.events[index]
+        return self._held[index]
 
 
 class AugmentedEvents(Dataset[Event]):

@@ -35,7 +35,7 @@ from nufm_hub.models import (
 from nufm_hub.provenance import git_revision, machine, package_versions, simulations_of
 from nufm_hub.transfer import transfer_encoder
 
-from .data import AugmentedEvents, EvaluateAt, EventSubset, NuFMCollator, SetEpoch
+from .data import AugmentedEvents, EvaluateAt, EventSubset, HeldEvents, NuFMCollator, SetEpoch
 from .ema import ExponentialMovingAverage
 from .logs import loggers
 from .optimiser import parameter_groups
@@ -43,6 +43,7 @@ from .particles import ParticleCollator, ParticleEvents
 from .recipe import Recipe, load_recipe
 
 MODEL_FOLDER = "model"
+_HELD_BYTES = 500_000_000  # of events small enough to keep in memory
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,9 @@ TASKS = {
 }
 
 
+Events = EventDataset | EventSubset | ParticleEvents | HeldEvents
+
+
 class NuFMTrainer(Trainer):
     """`Trainer` with the recipe's parameter groups; evaluates and saves a moving average if there is one; logs the parts of a summed loss."""
 
@@ -91,9 +95,7 @@ class NuFMTrainer(Trainer):
             r = self.recipe
             report = getattr(self.model, "transfer_report", None)
             carried = set(report.names("loaded")) if report else ()
-            groups = parameter_groups(
-                self.model if model is None else model, r.learning_rate, r.weight_decay, r.layer_decay, carried, r.carried_rate
-            )
+            groups = parameter_groups(self.model if model is None else model, r.learning_rate, r.weight_decay, r.layer_decay, carried, r.carried_rate)
             self.optimizer = torch.optim.AdamW(groups, lr=r.learning_rate, betas=r.betas)
         return self.optimizer
 
@@ -186,6 +188,8 @@ def train(
         validation_events = definition.open(validation, train_events.spec) if validation is not None else None
         if max_events is not None:
             train_events = EventSubset(train_events, max_events, seed)
+        if workers == 0:  # others would hold copies of their own
+            train_events, validation_events = (e if e is None or e.nbytes > _HELD_BYTES else HeldEvents(e) for e in (train_events, validation_events))
         settings = {
             "task": task,
             "source": source,
@@ -266,7 +270,7 @@ def train(
 
 
 def _start(
-    definition: Task, recipe: Recipe, events: EventDataset | EventSubset | ParticleEvents, source: str | None, transfer: bool, replace_targets: bool
+    definition: Task, recipe: Recipe, events: Events, source: str | None, transfer: bool, replace_targets: bool
 ) -> tuple[PreTrainedModel, NuFMProcessor]:
     """The model before training, and its processor."""
     if source is None or transfer:
@@ -295,7 +299,7 @@ def _model_options(definition: Task, recipe: Recipe, processor: NuFMProcessor) -
     return recipe.model | ({"momentum_scales": processor.momentum_scales} if definition.momenta else {})
 
 
-def _singles(events: EventDataset | EventSubset | ParticleEvents) -> Iterator[Event]:
+def _singles(events: Events) -> Iterator[Event]:
     """One by one, also the particles of an event."""
     for i in range(len(events)):
         event = events[i]
@@ -310,7 +314,7 @@ def save_checkpoint(model: PreTrainedModel, processor: NuFMProcessor, record: Ma
         (temporary / "training.json").write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def describe_data(events: EventDataset | EventSubset | ParticleEvents) -> dict[str, Any]:
+def describe_data(events: Events) -> dict[str, Any]:
     """Detector, number of events and where they came from; file names only, no folders."""
     return {
         "detector": events.spec.name,
