@@ -32,7 +32,9 @@ from nufm_hub.cards import make_card
 from nufm_hub.cli import app
 from nufm_hub.evaluation import evaluate, weights_sha256
 from nufm_hub.events.crop_files import CropSettings
-from nufm_hub.studies.tables import summarise, write_results
+from nufm_hub.studies.label_factor import compare_with_reference
+from nufm_hub.studies.tables import spread, summarise, write_results
+from nufm_hub.studies.transfer import outside_intervals
 
 CARDS = Path(__file__).parents[2] / "model_cards"
 RESULTS = CARDS / "results"
@@ -213,25 +215,24 @@ def test_nothing_is_invented(folder):
 def study_file(results: Path, name: str, sha256: str, detector: str = "fasercal") -> None:
     values = {"scratch": {100: (0.60, 0.64), 1000: (0.80, 0.82)}, "mae-rel": {100: (0.70, 0.72), 1000: (0.79, 0.81)}}
     intervals = {"flavour.macro_auroc_low": 0.0, "flavour.macro_auroc_high": 1.0, "flavour.auroc_low.nc": 0.0, "flavour.auroc_high.nc": 1.0}
-    rows = [
-        {
-            "initialisation": init,
-            "labels": n,
-            "seed": seed,
-            "flavour.macro_auroc": v,
-            "flavour.auroc.nc": 1 - v,
-            "vertex.vertex_bias_x": 1.0,
-            **intervals,
-        }
-        for init, by in values.items()
-        for n, pair in by.items()
-        for seed, v in enumerate(pair)
-    ]
+    rows = []
+    for initialisation, by_labels in values.items():
+        for labels, pair in by_labels.items():
+            for seed, value in enumerate(pair):
+                row = {"initialisation": initialisation, "labels": labels, "seed": seed, "vertex.vertex_bias_x": 1.0, **intervals}
+                rows.append(row | {"flavour.macro_auroc": value, "flavour.auroc.nc": 1 - value})
     summary = {
-        "study": name.partition("-")[0],
+        "study": name,
+        "runs": {"finished": 8, "planned": 9},
         "initialisations": {"scratch": None, "mae-rel": {"checkpoint": "nufm/fasercal-mae-rel", "sha256": sha256}},
-        "data": {"test": {"detector": detector}},
+        "data": {"train": {"detector": detector}},
         "summary": summarise(rows, ["initialisation", "labels"]),
+        "against_scratch": compare_with_reference(rows),
+        "outside_intervals": outside_intervals(rows),
+        "steps_to_reference_loss": [
+            {"initialisation": "mae-rel", "labels": 100, "target": "final", "runs": 2, "reached": 2, "share": spread([0.4, 0.6])},
+            {"initialisation": "mae-rel", "labels": 1000, "target": "final", "runs": 2, "reached": 0, "share": spread([])},
+        ],
     }
     write_results(name, rows, summary, results)
     (results / f"{name}-curves.png").touch()
@@ -239,18 +240,28 @@ def study_file(results: Path, name: str, sha256: str, detector: str = "fasercal"
 
 def test_studies_of_the_same_weights_are_shown_with_what_got_worse(folder):
     results = folder / "results"
-    study_file(results, "labels", ENCODER)
-    study_file(results, "elsewhere-superfgd", ENCODER, "superfgd")
+    study_file(results, "data-efficiency", ENCODER)
+    study_file(results, "transfer-superfgd", ENCODER, "superfgd")
     study_file(results, "stale", "0" * 64)
     text = str(make_card(record(folder), results))
     rows = rows_of(text)
     assert ["flavour macro-AUROC", "100", "0.62 ± 0.02828 (0.6 to 0.64)", "0.71 ± 0.01414 (0.7 to 0.72)"] in rows
     assert ["flavour macro-AUROC", "1000", "0.81 ± 0.01414 (0.8 to 0.82)", "0.8 ± 0.01414 (0.79 to 0.81) (worse)"] in rows
     assert ["flavour AUROC nc", "100", "0.38 ± 0.02828 (0.36 to 0.4)", "0.29 ± 0.01414 (0.28 to 0.3) (worse)"] in rows
-    assert "`mae-rel` is better than training from scratch in 2 of the numbers below, and worse in 2" in text
+    assert "`mae-rel` is better than training from scratch in 2 of the numbers below, classes included, and worse in 2." in text
     assert "mean over 2 seeds" in text
-    assert "[labels-curves.png](results/labels-curves.png)" in text
-    assert "elsewhere" not in text.casefold()
+    assert "Made by `nufm study data-efficiency`" in text
+    assert "[data-efficiency-curves.png](results/data-efficiency-curves.png)" in text
+    assert "8 of 9 runs are done" in text
+    factor = np.exp(np.interp(0.71, (0.62, 0.81), np.log((100, 1000)))) / 100
+    by_seed = [np.exp(np.interp(v, c, np.log((100, 1000)))) / 100 for v, c in ((0.70, (0.60, 0.80)), (0.72, (0.64, 0.82)))]
+    assert ["flavour macro-AUROC", "100", "mae-rel", shown(factor), ", ".join(map(shown, by_seed))] in rows
+    assert ["flavour macro-AUROC", "100", "mae-rel", "0", "0", "2"] in rows
+    assert ["100", "mae-rel", "final", "2 of 2", "0.5 (0.4 to 0.6)"] in rows
+    assert ["1000", "mae-rel", "final", "0 of 2", "–"] in rows
+    assert "superfgd" not in text
+    shutil.copy(RESULTS / "fasercal-mae-rel.json", results)
+    assert "Made by `nufm study transfer`" in str(make_card("nufm/fasercal-mae-rel", results))
     assert "earlier weights of the same name are left out: stale" in text
 
 

@@ -7,7 +7,9 @@ from typing import Any
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]], numbers_from: int = 1) -> str:
-    """A table; the columns from `numbers_from` on are aligned to the right."""
+    """A table; the columns from `numbers_from` on are aligned to the right. Without rows, nothing."""
+    if not (rows := list(rows)):
+        return ""
     align = ["---" if i < numbers_from else "---:" for i in range(len(head))]
     return "\n".join(f"| {' | '.join(map(str, row))} |" for row in (head, align, *rows))
 

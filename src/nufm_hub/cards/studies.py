@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from typer.main import get_command
+
+from nufm_hub.studies.command import app
 from nufm_hub.studies.tables import better
 
 from .facts import Facts
-from .markdown import number, table
+from .markdown import interval, number, table
 from .scores import metric_name, quantity_name
 
 _SERIES, _REFERENCE = "initialisation", "scratch"
 WORSE = "(worse)"
+# Of all metrics, those that are shown in all respects.
+_HEADLINES = (".macro_auroc", ".vertex_error_mean", "particle.accuracy", "particle.error_detection_auroc", "particle.expected_calibration_error")
 
 
 @dataclass(frozen=True)
@@ -23,22 +28,22 @@ class StudyTables:
     """One study on a card.
 
     Attributes:
-        name: as in `nufm study <name>`.
-        file: with its results.
+        name: of the study, and `command`, which runs it.
+        file: with its results, and `plots`, names of the files.
+        progress: what is done of it, such as `"3 of 9"`; empty when all is.
         seeds: trainings behind each number, such as `"3"` or `"2 to 3"`.
         counts: initialisation -> (metrics better than from scratch, worse ones), by their means.
-        single, classes: tables of the metrics that are one number, and of those by class; empty where the study
-            has no summary over seeds.
-        plots: file names.
+        tables: by title; the first has none. Empty where the study has no summary over seeds.
     """
 
     name: str
+    command: str
     file: str
-    seeds: str
-    counts: dict[str, tuple[int, int]]
-    single: str
-    classes: str
     plots: tuple[str, ...]
+    progress: str
+    seeds: str = ""
+    counts: dict[str, tuple[int, int]] = field(default_factory=dict)
+    tables: dict[str, str] = field(default_factory=dict)
 
 
 def studies_of(facts: Facts) -> tuple[list[StudyTables], list[str]]:
@@ -48,8 +53,10 @@ def studies_of(facts: Facts) -> tuple[list[StudyTables], list[str]]:
     for path in sorted(facts.results.glob("*.json")):
         text = path.read_text(encoding="utf-8")
         data = json.loads(text)
-        if "study" not in data or not (facts.step.is_pretraining or _detector(data) == facts.spec.name.removesuffix("-crop")):
+        if "study" not in data or not (facts.step.is_pretraining or facts.spec.name.removesuffix("-crop") in _detectors(data)):
             continue
+        if (rows := path.with_suffix(".csv")).is_file():
+            text += rows.read_text(encoding="utf-8")
         if any(step.weights_sha256 in text or ('"encoder_sha256"' in text and step.encoder_sha256 in text) for step in facts.steps):
             found.append(_tables(data, path))
         elif any(f'"{step.name}"' in text for step in facts.steps):
@@ -57,16 +64,25 @@ def studies_of(facts: Facts) -> tuple[list[StudyTables], list[str]]:
     return found, outdated
 
 
-def _detector(data: Mapping[str, Any]) -> str:
+def _detectors(data: Mapping[str, Any]) -> set[str]:
     """Of the events that a study used."""
-    described = data["data"].get("test", data["data"])
-    return described["detector"].removesuffix("-crop")
+    described = [data.get("simulation"), data.get("data"), *data.get("data", {}).values()]
+    return {d["detector"].removesuffix("-crop") for d in described if isinstance(d, Mapping) and "detector" in d}
+
+
+def _command(study: str) -> str:
+    """`transfer-superfgd` is made by `nufm study transfer`."""
+    names = [name for name in get_command(app).commands if f"{study}-".startswith(f"{name}-")]
+    return f"nufm study {max(names, key=len, default=study)}"
 
 
 def _tables(data: Mapping[str, Any], path: Path) -> StudyTables:
     plots = tuple(p.name for p in sorted(path.parent.glob(f"{path.stem}*.png")))
+    runs = data.get("runs")
+    progress = f"{runs['finished']} of {runs['planned']}" if isinstance(runs, Mapping) and runs["finished"] < runs["planned"] else ""
+    about = {"name": data["study"], "command": _command(data["study"]), "file": path.name, "plots": plots, "progress": progress}
     if not (entries := data.get("summary")):
-        return StudyTables(data["study"], path.name, "", {}, "", "", plots)
+        return StudyTables(**about)
     columns = [key for key in entries[0] if key not in (_SERIES, "runs", "metrics")]
     series = list(dict.fromkeys(str(entry.get(_SERIES, "value")) for entry in entries))
     places: dict[tuple[Any, ...], dict[str, Mapping[str, Any]]] = {}
@@ -76,8 +92,7 @@ def _tables(data: Mapping[str, Any], path: Path) -> StudyTables:
     counts = {s: [0, 0] for s in series if s != _REFERENCE and _REFERENCE in series}
     rows: dict[bool, list[list[str]]] = {False: [], True: []}
     for metric in metrics:
-        quantity, key, *of_class = metric.split(".")
-        label = " ".join([quantity_name(quantity), metric_name(key), *of_class])
+        of_class = metric.count(".") > 1
         for place, by_series in places.items():
             cells = []
             for s in series:
@@ -85,17 +100,58 @@ def _tables(data: Mapping[str, Any], path: Path) -> StudyTables:
                 cells.append(cell)
                 if sign and s in counts:
                     counts[s][sign < 0] += 1
-            rows[bool(of_class)].append([label, *map(str, place), *cells])
+            rows[of_class].append([_metric(metric), *map(str, place), *cells])
     head = ["metric", *columns, *series]
     runs = sorted({entry["runs"] for entry in entries})
+    tables = {
+        "": table(head, rows[False]),
+        "All classes": table(head, rows[True]),
+        "How many labels training from scratch needs for the same, in multiples": _label_factors(data.get("against_scratch", [])),
+        "Seeds whose 95 % interval lies wholly on one side of that of training from scratch": _outside(data.get("outside_intervals", [])),
+        "Steps to the validation loss of training from scratch": _steps(data.get("steps_to_reference_loss", [])),
+    }
     return StudyTables(
-        data["study"],
-        path.name,
-        str(runs[0]) if len(runs) == 1 else f"{runs[0]} to {runs[-1]}",
-        {s: (up, down) for s, (up, down) in counts.items()},
-        *(table(head, rows[kind]) if rows[kind] else "" for kind in (False, True)),
-        plots,
+        **about,
+        seeds=str(runs[0]) if len(runs) == 1 else f"{runs[0]} to {runs[-1]}",
+        counts={s: (up, down) for s, (up, down) in counts.items()},
+        tables={title: text for title, text in tables.items() if text},
     )
+
+
+def _metric(column: str) -> str:
+    quantity, key, *of_class = column.split(".")
+    return " ".join([quantity_name(quantity), metric_name(key), *of_class])
+
+
+def _label_factors(entries: Sequence[Mapping[str, Any]]) -> str:
+    rows = []
+    for e in entries:
+        if not e["metric"].endswith(_HEADLINES):
+            continue
+        f = e["label_factor"]
+        bounds = [f"{word} {number(f[key])}" for key, word in (("at_least", "more than"), ("at_most", "less than")) if key in f]
+        by_seed = ", ".join("–" if value is None else number(value) for value in f["by_seed"].values())
+        value = " ".join(bounds) if f["value"] is None else number(f["value"])
+        rows.append((_metric(e["metric"]), e["labels"], e["initialisation"], value, by_seed))
+    return table(("metric", "labels", _SERIES, "of the means", "seed by seed"), rows)
+
+
+def _outside(entries: Sequence[Mapping[str, Any]]) -> str:
+    rows = [
+        (_metric(e["metric"]), e["labels"], e["initialisation"], e["better"], e["worse"], e["seeds"])
+        for e in entries
+        if e["metric"].endswith(_HEADLINES)
+    ]
+    return table(("metric", "labels", _SERIES, "better", "worse", "seeds"), rows)
+
+
+def _steps(entries: Sequence[Mapping[str, Any]]) -> str:
+    rows = []
+    for e in entries:
+        mean, low, high = (e["share"][key] for key in ("mean", "lowest", "highest"))
+        share = "–" if mean is None else f"{number(mean)} ({interval(low, high)})"
+        rows.append((e["labels"], e["initialisation"], e["target"], f"{e['reached']} of {e['runs']}", share))
+    return table(("labels", _SERIES, "loss of scratch", "seeds that reach it", "share of its steps"), rows)
 
 
 def _cell(metric: str, metrics: Mapping[str, Any] | None, reference: Mapping[str, Any] | None) -> tuple[str, int]:
