@@ -10,10 +10,21 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from nufm_hub import EventDataset, NuFMConfig, NuFMForEventParticleID, NuFMForPreTraining, TransferReport, write_events
+from nufm_hub import (
+    EventDataset,
+    NuFMConfig,
+    NuFMForEventParticleID,
+    NuFMForPreTraining,
+    TransferReport,
+    load_detector,
+    read_events,
+    sample_path,
+    write_events,
+)
 from nufm_hub.cli import app
+from nufm_hub.events.crop_files import CropSettings
 from nufm_hub.studies import fine_tuning
-from nufm_hub.studies.transfer import outside_intervals, steps_to_reference
+from nufm_hub.studies.transfer import TransferPlan, outside_intervals, steps_to_reference
 
 _LOADED = importlib.util.spec_from_file_location("chamber", Path(__file__).parents[1] / "training" / "chamber.py")
 chamber = importlib.util.module_from_spec(_LOADED)
@@ -110,6 +121,25 @@ def test_bad_input_is_named_before_anything_is_trained(options, message, command
     assert not list((tmp_path / "runs").glob("study/*"))
 
 
+@pytest.mark.parametrize("name", ["superfgd", "superfgd-voxels", "pilarnet"])
+def test_packaged_plans(name):
+    loaded = TransferPlan.load(f"transfer-{name}")
+    detector = name.split("-")[0]
+    crops = CropSettings.load(detector, **loaded.crops)
+    assert crops.features == (name != "superfgd-voxels")
+    assert sum(loaded.fractions) == pytest.approx(1)
+    for labels in loaded.training.epochs:
+        recipe = loaded.training.recipe_for("mae", labels, loaded.training.tuning.grid[0])
+        assert recipe.epochs == loaded.training.epochs[labels]
+    # What the recipe does to crops, their features can follow.
+    event = next(
+        c for e in read_events(sample_path(detector)) for c in crops.crops(e, load_detector(detector), crops.detector(load_detector(detector)))
+    )
+    spec = crops.detector(load_detector(detector))
+    turned = [recipe.make_augmentation()(event, spec, np.random.default_rng(seed)) for seed in range(8)]
+    assert len({t.voxels[spec.voxel_branches[0].name].coordinates.tobytes() for t in turned}) > 2
+
+
 def run(initialisation, seed, curve):
     return {"settings": {"initialisation": initialisation, "labels": 10, "seed": seed}, "result": {"training": {"curve": curve}}}
 
@@ -143,6 +173,7 @@ def test_seeds_outside_the_interval_of_the_reference_by_hand():
     assert (calibration["better"], calibration["worse"]) == (0, 1)
 
 
+@pytest.mark.slow
 def test_crosstalk_of_simulated_particles(tmp_path):
     def invoke(*options):
         result = CliRunner().invoke(app, list(options))

@@ -15,8 +15,10 @@ Summarise = Annotated[bool, typer.Option("--summarise", help="Compute nothing ne
 
 
 def transfer(
-    detector: Annotated[str, typer.Argument(help="superfgd or pilarnet: chooses plan and folders where these are not given.")],
-    events: Annotated[list[Path] | None, typer.Option(help="Parquet file or folder of events; may be repeated. data/DETECTOR by default.")] = None,
+    name: Annotated[str, typer.Argument(help="superfgd, superfgd-voxels or pilarnet; or a name of your own, with --plan and --events.")],
+    events: Annotated[
+        list[Path] | None, typer.Option(help="Parquet file or folder of events; may be repeated. data/superfgd or the like by default.")
+    ] = None,
     initialisation: Annotated[
         list[str], typer.Option(help="scratch for random weights, or NAME=ID with the id or folder of a checkpoint; may be repeated.")
     ] = ["scratch", "mae=nufm/fasercal-mae", "mae-rel=nufm/fasercal-mae-rel"],
@@ -26,14 +28,16 @@ def transfer(
         "100%",
     ],
     seed: Annotated[list[int], typer.Option(help="Seed of subset, new weights and order; may be repeated.")] = [0, 1, 2],
-    plan: Annotated[str | None, typer.Option(help="Packaged plan or JSON file of crops, split, recipe, epochs and tuning.")] = None,
+    plan: Annotated[
+        str | None, typer.Option(help="JSON file of crops, split, recipe, epochs and tuning; the packaged transfer-NAME by default.")
+    ] = None,
     recipe: Annotated[str | None, typer.Option(help="Recipe name or JSON file instead of the plan's.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Replace a value of the recipe for all, e.g. --set warmup=0.1.")] = None,
     tune_learning_rate: Annotated[list[float] | None, typer.Option(help="base_learning_rate to try; may be repeated.")] = None,
     tune_epochs: Annotated[list[float] | None, typer.Option(help="Factor on the plan's epochs to try; may be repeated.")] = None,
     tune_budget: Annotated[list[int] | None, typer.Option(help="Number of labelled events to tune with; may be repeated.")] = None,
     tune_seed: Annotated[list[int] | None, typer.Option(help="Seed of the tuning, none of the study's; may be repeated.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of crops, runs and models; runs/transfer-DETECTOR by default.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of crops, runs and models; runs/transfer-NAME by default.")] = None,
     results: Results = Path("model_cards/results"),
     summarise: Summarise = False,
     cpu: Cpu = False,
@@ -53,9 +57,9 @@ def transfer(
         "seeds": tune_seed,
     }
     try:
-        loaded = TransferPlan.load(plan or f"transfer-{detector}", recipe=recipe, recipe_values=parse_values(set_), **tuning)
-        places = events or [Path("data") / detector], parse_initialisations(initialisation), share, seed, loaded
-        summary = run(*places, out or Path("runs") / f"transfer-{detector}", results, cpu, workers, summarise)
+        loaded = TransferPlan.load(plan or f"transfer-{name}", recipe=recipe, recipe_values=parse_values(set_), **tuning)
+        shards, folder = events or [Path("data") / name.removesuffix("-voxels")], out or Path("runs") / f"transfer-{name}"
+        summary = run(name, shards, parse_initialisations(initialisation), share, seed, loaded, folder, results, cpu, workers, summarise)
     except (ValueError, FileExistsError) as error:
         raise typer.BadParameter(str(error)) from error
     report(summary, results)

@@ -54,7 +54,7 @@ class TransferPlan:
 
     @classmethod
     def load(cls, plan: str | Path, **changes: Any) -> TransferPlan:
-        """A packaged plan (`transfer-superfgd`, `transfer-pilarnet`) or a JSON file with these fields; `changes` as in `load_plan`."""
+        """A packaged plan (`transfer-superfgd`, ...) or a JSON file with these fields; `changes` as in `load_plan`."""
         data = read_plan(plan)
         try:
             training = load_plan(data["training"], **changes)
@@ -64,6 +64,7 @@ class TransferPlan:
 
 
 def transfer(
+    name: str,
     events: Paths,
     initialisations: Mapping[str, str | None],
     shares: Sequence[int | str],
@@ -81,13 +82,14 @@ def transfer(
     at once, see `nufm_hub.studies.runs.execute`.
 
     Args:
+        name: of the files with the results, `transfer-<name>`.
         events: parquet shards of one detector; crops of these are made in `out/crops`.
         initialisations: name -> id or folder of the checkpoint whose encoder is taken along, None for random weights.
         shares: of the training events, such as `"1%"`, or numbers of them.
         seeds: each decides the subset of events, the new weights and the order.
         plan: see `TransferPlan`.
         out: folder of the runs; the models stay in it, as `out/study/<run>/model`.
-        results: folder for `transfer-<detector>.csv` (a row a run), `.json` (summary and where it came from), `-*.png`, `-tuning.csv`.
+        results: folder for `transfer-<name>.csv` (a row a run), `.json` (summary and where it came from), `-*.png`, `-tuning.csv`.
         use_cpu: stay on the CPU even where there is a GPU.
         workers: processes that prepare batches.
         summarise_only: train nothing; write the results of what is finished.
@@ -100,15 +102,14 @@ def transfer(
     """
     out, results = Path(out), Path(results)
     crops = make_crops(events, out / CROPS_FOLDER, plan)
-    name = f"transfer-{read_detector(list_shards(list(events))[0]).name}"
-    study = Study(plan.task, initialisations, shares, seeds, plan.training, name, transfer=True, evaluations=plan.evaluations)
+    study = Study(plan.task, initialisations, shares, seeds, plan.training, f"transfer-{name}", transfer=True, evaluations=plan.evaluations)
     outcome = compare(study, *([crops[split]] for split in SPLITS), out, results, use_cpu, workers, summarise_only, keep_models=True)
     summary = outcome.summary | {
         "carried": _carried(outcome, out / STUDY_FOLDER),
         "outside_intervals": outside_intervals(outcome.rows),
         "steps_to_reference_loss": steps_to_reference(outcome.records),
     }
-    write_results(name, outcome.rows, summary, results)
+    write_results(study.name, outcome.rows, summary, results)
     _plot(outcome, study, results)
     return summary
 
