@@ -43,7 +43,7 @@ from .particles import ParticleCollator, ParticleEvents
 from .recipe import Recipe, load_recipe
 
 MODEL_FOLDER = "model"
-_HELD_BYTES = 500_000_000  # of events small enough to keep in memory
+_HELD_BYTES = 600_000_000  # of events small enough to keep in memory
 
 
 @dataclass(frozen=True)
