@@ -37,7 +37,8 @@ def data_efficiency(
     """Fine-tune from each initialisation with few and many labels, tuned on validation events, compared on test events."""
     from nufm_hub.training.command import parse_values
 
-    from .data_efficiency import Study
+    from .comparison import Study
+    from .data_efficiency import NAME
     from .data_efficiency import data_efficiency as run
     from .plan import load_plan
 
@@ -51,7 +52,7 @@ def data_efficiency(
             budgets=tune_budget,
             seeds=tune_seed,
         )
-        asked = Study(task, parse_initialisations(initialisation), budget, seed, loaded)
+        asked = Study(task, NAME, parse_initialisations(initialisation), budget, seed, loaded)
         summary = run(asked, events, validation, test, out, results, cpu, workers, summarise)
     except (ValueError, FileExistsError) as error:
         raise typer.BadParameter(str(error)) from error

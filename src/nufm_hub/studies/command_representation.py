@@ -25,17 +25,13 @@ def representation(
     cpu: Annotated[bool, typer.Option("--cpu", help="Stay on the CPU even where there is a GPU.")] = False,
 ) -> None:
     """Linear probe, nearest neighbours and a picture of the frozen features of encoders."""
+    from .command_data_efficiency import parse_initialisations
     from .representation import SCRATCH, study_representation
 
-    checkpoints = {}
-    for item in initialisation:
-        name, found, checkpoint = item.partition("=")
-        if item != SCRATCH and not (found and name and checkpoint and name != SCRATCH and name not in checkpoints):
-            raise typer.BadParameter(f"--initialisation {item!r}: give {SCRATCH}, or NAME=ID with a name of its own")
-        if found:
-            checkpoints[name] = checkpoint
-    seeds = scratch_seeds if SCRATCH in initialisation else 0
     try:
+        checkpoints = parse_initialisations(initialisation)
+        seeds = scratch_seeds if SCRATCH in checkpoints else 0
+        checkpoints.pop(SCRATCH, None)
         study_representation(checkpoints, events, test, out, results, seeds, batch_size, workers, cpu, num_resamples)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error

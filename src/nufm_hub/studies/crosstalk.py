@@ -24,7 +24,7 @@ from nufm_hub.simulation.runner import simulate_events
 from nufm_hub.simulation.superfgd import SuperFGDSettings
 from nufm_hub.training.run import MODEL_FOLDER
 
-from .data_efficiency import STUDY_FOLDER
+from .comparison import STUDY_FOLDER
 from .plots import Panel, plot_curves
 from .runs import RESULT, StudyRun, execute, finished
 from .tables import flatten, summarise, write_results

@@ -17,7 +17,7 @@ from nufm_hub.events.splits import SPLITS
 from nufm_hub.training.run import MODEL_FOLDER
 from nufm_hub.transfer import TransferReport
 
-from .data_efficiency import STUDY_FOLDER, Outcome, Study, compare
+from .comparison import STUDY_FOLDER, Outcome, Study, compare
 from .fine_tuning import Paths
 from .label_factor import REFERENCE
 from .plan import Plan, load_plan, read_plan
@@ -102,7 +102,7 @@ def transfer(
     """
     out, results = Path(out), Path(results)
     crops = make_crops(events, out / CROPS_FOLDER, plan)
-    study = Study(plan.task, initialisations, shares, seeds, plan.training, f"transfer-{name}", transfer=True, evaluations=plan.evaluations)
+    study = Study(plan.task, f"transfer-{name}", initialisations, shares, seeds, plan.training, transfer=True, evaluations=plan.evaluations)
     outcome = compare(study, *([crops[split]] for split in SPLITS), out, results, use_cpu, workers, summarise_only, keep_models=True)
     summary = outcome.summary | {
         "carried": _carried(outcome, out / STUDY_FOLDER),
