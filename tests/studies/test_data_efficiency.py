@@ -14,6 +14,7 @@ from nufm_hub.cli import app
 from nufm_hub.files import sha256_of
 from nufm_hub.studies import fine_tuning
 from nufm_hub.training import train
+from nufm_hub.training.run import _last_checkpoint
 
 RATES = (0.02, 0.2)
 
@@ -165,7 +166,7 @@ def test_a_study_that_was_killed_goes_on_to_the_same_results(arguments, tmp_path
     assert invoke(whole).exit_code == 0
     process = start(command, tmp_path)
     deadline = time.monotonic() + 120
-    while not list((tmp_path / "runs").rglob("checkpoint-*/trainer_state.json")):
+    while not any(_last_checkpoint(folder) for folder in (tmp_path / "runs").rglob("training")):
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline
         time.sleep(0.01)

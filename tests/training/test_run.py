@@ -141,7 +141,10 @@ def test_an_interrupted_run_ends_with_the_same_weights(task, ema_decay, toy_file
     monkeypatch.setattr(run, "save_checkpoint", lambda *args: None)
     go("halves")
     assert not (tmp_path / "halves" / "model").exists()
-    (tmp_path / "halves" / "checkpoint-99").mkdir()  # one that was being written when the lights went out
+    for step, state in (("98", '{"epoch": 1.0, "log_his'), ("99", None)):  # that were being written when the lights went out
+        (tmp_path / "halves" / f"checkpoint-{step}").mkdir()
+        if state is not None:
+            (tmp_path / "halves" / f"checkpoint-{step}" / "trainer_state.json").write_text(state)
     monkeypatch.setattr(run, "NuFMTrainer", trainer)
     monkeypatch.setattr(run, "save_checkpoint", finished)
     halves = go("halves")

@@ -333,9 +333,18 @@ def _accumulation(recipe: Recipe, world: int) -> int:
 
 
 def _last_checkpoint(output_dir: Path) -> str | None:
-    """The newest checkpoint that was written to its end: the Trainer's state comes last."""
-    complete = [folder for folder in output_dir.glob("checkpoint-*") if (folder / TRAINER_STATE_NAME).is_file()]
+    """The newest checkpoint that was written to its end."""
+    complete = [folder for folder in output_dir.glob("checkpoint-*") if _is_complete(folder / TRAINER_STATE_NAME)]
     return str(max(complete, key=lambda folder: int(folder.name.split("-")[1]))) if complete else None
+
+
+def _is_complete(state: Path) -> bool:
+    """Whether the Trainer's state, which it writes last, and in place, is there to its closing bracket."""
+    try:
+        json.loads(state.read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return False
+    return True
 
 
 def _claim(output_dir: Path, settings: dict[str, Any]) -> str | None:
