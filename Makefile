@@ -51,15 +51,18 @@ sample-pilarnet: $(STAMP)
 # The bundled FASERCal checkpoints, made anew: hours on two cores. Each step resumes where it was interrupted.
 CHECKPOINTS := src/nufm_hub/checkpoints
 TRAIN := $(RUN) OMP_NUM_THREADS=1 $(VENV)/bin/nufm
-TRAIN_TWO := $(RUN) OMP_NUM_THREADS=1 ACCELERATE_USE_CPU=1 $(VENV)/bin/torchrun --standalone --nproc_per_node 2 --no-python $(VENV)/bin/nufm
 
 checkpoints: $(STAMP)
 	$(VENV)/bin/nufm simulate fasercal --events 3000 --seed 1 --workers 2 --out data/fasercal-train
 	$(VENV)/bin/nufm simulate fasercal --events 240 --seed 2 --shard-size 120 --workers 2 --out data/fasercal-validation
-	$(TRAIN_TWO) pretrain --events data/fasercal-train --cpu --out runs/fasercal-mae-rel
-	rm -rf $(CHECKPOINTS)/fasercal-mae-rel && cp -r runs/fasercal-mae-rel/model $(CHECKPOINTS)/fasercal-mae-rel
+	$(VENV)/bin/nufm simulate fasercal --events 400 --seed 3 --workers 2 --out data/fasercal-train-2
+	$(TRAIN) pretrain --no-relational --events data/fasercal-train --events data/fasercal-train-2 --cpu --out runs/fasercal-mae
+	$(TRAIN) pretrain --relational --events data/fasercal-train --events data/fasercal-train-2 --cpu --out runs/fasercal-mae-rel
+	for encoder in mae mae-rel; do \
+	  rm -rf $(CHECKPOINTS)/fasercal-$$encoder && cp -r runs/fasercal-$$encoder/model $(CHECKPOINTS)/fasercal-$$encoder || exit 1; \
+	done
 	for task in flavour vertex; do \
-	  $(TRAIN) finetune $$task --events data/fasercal-train --validation data/fasercal-validation --cpu \
+	  $(TRAIN) finetune $$task --events data/fasercal-train --events data/fasercal-train-2 --validation data/fasercal-validation --cpu \
 	    --source nufm/fasercal-mae-rel --out runs/fasercal-mae-rel-$$task || exit 1; \
 	  rm -rf $(CHECKPOINTS)/fasercal-mae-rel-$$task; \
 	  cp -r runs/fasercal-mae-rel-$$task/model $(CHECKPOINTS)/fasercal-mae-rel-$$task; \

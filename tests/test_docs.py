@@ -1,6 +1,7 @@
 """The Python blocks of the documentation run, in order, in a folder that holds the files they name."""
 
 import importlib.util
+import json
 import re
 from itertools import islice
 from pathlib import Path
@@ -56,3 +57,15 @@ def test_links_between_pages_lead_somewhere():
     for page in PAGES:
         for target in re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8")):
             assert target.startswith("http") or (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_table_of_the_readme_is_that_of_the_study():
+    study = json.loads((ROOT / "model_cards" / "results" / "data-efficiency.json").read_text(encoding="utf-8"))
+    means = {(e["labels"], e["initialisation"]): {name: m["mean"] for name, m in e["metrics"].items()} for e in study["summary"]}
+    expected = []
+    for labels in study["labels"]:
+        by = [means[labels, name] for name in ("scratch", "mae", "mae-rel")]
+        cells = [f"{m['flavour.macro_auroc']:.3f}" for m in by] + [f"{m['vertex.vertex_error_mean']:.0f}" for m in by]
+        expected.append(f"| {labels:,} | {' | '.join(cells)} |")
+    table = "\n".join(expected)
+    assert table in (ROOT / "README.md").read_text(encoding="utf-8"), f"README.md does not show\n{table}"
