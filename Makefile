@@ -61,7 +61,7 @@ checkpoints: $(STAMP)
 	for encoder in mae mae-rel; do \
 	  rm -rf $(CHECKPOINTS)/fasercal-$$encoder && cp -r runs/fasercal-$$encoder/model $(CHECKPOINTS)/fasercal-$$encoder || exit 1; \
 	done
-	for task in flavour vertex; do \
+	for task in flavour vertex reconstruction; do \
 	  $(TRAIN) finetune $$task --events data/fasercal-train --events data/fasercal-train-2 --validation data/fasercal-validation --cpu \
 	    --source nufm/fasercal-mae-rel --out runs/fasercal-mae-rel-$$task || exit 1; \
 	  rm -rf $(CHECKPOINTS)/fasercal-mae-rel-$$task; \

@@ -82,6 +82,20 @@ def collate_with_labels(events: list[dict[str, torch.Tensor]], extra: int = 0) -
 MIXED = [(200, 30, 2, 0), (0, 0, 0, 1), (1, 0, 1, 2), (3000, 500, 4, 3), (0, 40, 0, 4), (60, 0, 0, 5)]
 
 
+def check_parts_average_to_whole(net: torch.nn.Module, whole: dict, parts: list[dict]) -> None:
+    """What gradient accumulation and several processes rest on: loss and gradients, however the labels are spread over the parts."""
+
+    def gradients(batches):
+        net.zero_grad()
+        losses = [net(**batch).loss / len(batches) for batch in batches]
+        torch.stack(losses).sum().backward()
+        return sum(loss.item() for loss in losses), {name: p.grad.clone() for name, p in net.named_parameters()}
+
+    (loss, wanted), (total, got) = gradients([whole]), gradients(parts)
+    assert total == pytest.approx(loss, rel=1e-5)
+    torch.testing.assert_close(got, wanted, rtol=1e-3, atol=1e-5)
+
+
 def mixed_events() -> list[dict[str, torch.Tensor]]:
     return [make_event(*arguments) for arguments in MIXED]
 
@@ -95,4 +109,5 @@ def toy() -> SimpleNamespace:
         collate=collate,
         collate_with_labels=collate_with_labels,
         mixed_events=mixed_events,
+        check_parts_average_to_whole=check_parts_average_to_whole,
     )

@@ -50,6 +50,8 @@ def test_cross_entropy(toy):
     target = 0.9 * F.one_hot(labels[known], 3) + 0.1 / 3
     torch.testing.assert_close(out.loss, -(target * log_p).sum(-1).mean())
     assert net(**batch, labels=torch.full((6,), -100)).loss == 0
+    assert net(**batch, labels=torch.full((6,), -100), num_items_in_batch=0).loss == 0
+    torch.testing.assert_close(net(**batch, labels=labels, num_items_in_batch=10).loss, out.loss * 4 / 10)  # a part of a batch
     assert net(**batch).loss is None
 
 
@@ -60,7 +62,7 @@ def test_distance_to_known_vertices(toy):
     labels[2] = float("nan")
     out = net(**toy.collate(toy.mixed_events()), labels=labels)
     known = torch.arange(6) != 2
-    torch.testing.assert_close(out.loss, torch.linalg.vector_norm((out.logits - labels)[known], dim=1).mean())
+    torch.testing.assert_close(out.loss, torch.linalg.vector_norm((out.logits - labels)[known], dim=1).sum() / 6)
     out.loss.backward()
     assert all(p.grad.isfinite().all() for p in net.parameters())
 

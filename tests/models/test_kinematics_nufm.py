@@ -14,6 +14,7 @@ from nufm_hub.models.nufm.kinematics_nufm import (
     momentum_loss,
     to_cylindrical,
 )
+from nufm_hub.models.nufm.objectives_nufm import event_mean
 
 SCALES = {"transverse": 4.0, "longitudinal": 300.0, "k": 500.0, "mean": 0.6, "std": 0.5}
 
@@ -63,9 +64,9 @@ def test_coordinates_and_loss_turn_with_the_event(angle):
     u = torch.randn(50, 3, generator=torch.Generator().manual_seed(3))
     torch.testing.assert_close(from_cylindrical(u @ turn.T, SCALES), from_cylindrical(u, SCALES) @ turn.T, rtol=1e-4, atol=1e-4)
     if angle == math.pi / 2:  # components are scored one by one: quarter turns and mirrors leave the loss alone
-        torch.testing.assert_close(momentum_loss(p @ turn.T, q @ turn.T, SCALES), momentum_loss(p, q, SCALES))
+        torch.testing.assert_close(momentum_loss(p @ turn.T, q @ turn.T, SCALES)[0], momentum_loss(p, q, SCALES)[0])
         mirror = torch.tensor([-1.0, 1.0, 1.0])
-        torch.testing.assert_close(momentum_loss(p * mirror, q * mirror, SCALES), momentum_loss(p, q, SCALES))
+        torch.testing.assert_close(momentum_loss(p * mirror, q * mirror, SCALES)[0], momentum_loss(p, q, SCALES)[0])
 
 
 def huber(x):
@@ -87,19 +88,21 @@ def test_loss_by_hand():
     predicted = [(3.0, 4.0, 200.0), (0.1, 0.0, 900.0), (-5.0, 1.0, 20.0), (2.0, 2.0, 100.0)]
     true = [(6.0, 0.0, 350.0), (0.0, 0.0, 700.0), (5.0, 5.0, 10.0), (float("nan"), 0.0, 0.0)]
     each = [loss_by_hand(p, t) for p, t in zip(predicted[:3], true)]
-    got = momentum_loss(torch.tensor(predicted), torch.tensor(true), SCALES)
-    assert got.item() == pytest.approx(np.mean(each), rel=1e-5)
-    got = momentum_loss(torch.tensor(predicted), torch.tensor(true), SCALES, torch.tensor([True, False, True, True]))
-    assert got.item() == pytest.approx((each[0] + each[2]) / 2, rel=1e-5)
-    assert momentum_loss(torch.tensor(predicted), torch.full((4, 3), float("nan")), SCALES) == 0
+    got, scored = momentum_loss(torch.tensor(predicted), torch.tensor(true), SCALES)
+    assert got[:3].tolist() == pytest.approx(each, rel=1e-5)
+    assert scored.tolist() == [True, True, True, False]
+    got, scored = momentum_loss(torch.tensor(predicted), torch.tensor(true), SCALES, torch.tensor([True, False, True, True]))
+    assert got[[0, 2]].tolist() == pytest.approx([each[0], each[2]], rel=1e-5)
+    assert scored.tolist() == [True, False, True, False]
     right = torch.tensor([(1e3, 0.0, 700.0)])
-    assert momentum_loss(right, right, SCALES).item() == pytest.approx(0, abs=1e-6)
+    assert momentum_loss(right, right, SCALES)[0].item() == pytest.approx(0, abs=1e-6)
 
 
 def test_gradients_are_finite_where_training_starts_and_where_it_strays():
     for start in (0.0, 1e-7, 60.0, -60.0):
         u = torch.full((3, 3), start, requires_grad=True)
-        momentum_loss(from_cylindrical(u, SCALES), torch.tensor([[0.0, 0.0, 5.0], [1.0, 2.0, 900.0], [float("nan")] * 3]), SCALES).backward()
+        true = torch.tensor([[0.0, 0.0, 5.0], [1.0, 2.0, 900.0], [float("nan")] * 3])
+        event_mean(*momentum_loss(from_cylindrical(u, SCALES), true, SCALES)).backward()
         assert u.grad.isfinite().all()
         assert not u.grad[2].any()
 
@@ -134,21 +137,24 @@ def test_weights_stay_in_bounds():
     weights = task_weights(a=ONE, b=ONE, c=ONE)
     assert [w.item() for w in weights.weights().values()] == pytest.approx([1, 1, 1])
     losses = {"a": torch.tensor(2.0), "b": torch.tensor(0.5), "c": torch.tensor(0.0)}
-    total = weights(losses)
+    shares = {"a": torch.tensor(1.0), "b": torch.tensor(1.0), "c": torch.tensor(0.0)}
+    total = weights(losses, shares)
     assert total.item() == pytest.approx(2.5)
     total.backward()
     slope = (1 - 0.01) * (5 - 1) / (5 - 0.01)  # dw/du at w = 1
     assert [u.grad.item() for u in weights.parameters()] == pytest.approx([(2 - 0.5) * slope, 0, 0], abs=1e-6)
     weights = task_weights(a=-1e3, b=1e3, c=0.0)
     assert [w.item() for w in weights.weights().values()] == pytest.approx([0.01, 5.0, 2.505])
-    assert weights(losses).item() == pytest.approx(0.02 - 0.5 * math.log(0.01) + 2.5 - 0.5 * math.log(5.0), rel=1e-5)
+    assert weights(losses, shares).item() == pytest.approx(0.02 - 0.5 * math.log(0.01) + 2.5 - 0.5 * math.log(5.0), rel=1e-5)
 
 
-def test_weights_settle_where_the_two_terms_balance():
+@pytest.mark.parametrize("share", [1.0, 0.2])
+def test_weights_settle_where_the_two_terms_balance(share):
+    """Also where only some events have what is scored."""
     weights = task_weights(a=ONE)
     optimiser = torch.optim.Adam(weights.parameters(), lr=0.05)
     for _ in range(400):
         optimiser.zero_grad()
-        weights({"a": torch.tensor(0.25)}).backward()
+        weights({"a": torch.tensor(share * 0.25)}, {"a": torch.tensor(share)}).backward()
         optimiser.step()
     assert weights.weights()["a"].item() == pytest.approx(1 / (2 * 0.25), rel=1e-3)

@@ -5,7 +5,16 @@ import math
 import pytest
 import torch
 
-from nufm_hub.models.nufm.objectives_nufm import huber_loss, label_loss, near_hits, occupancy_loss, visible_patches
+from nufm_hub.models.nufm.objectives_nufm import (
+    event_mean,
+    huber_loss,
+    label_loss,
+    mean_by_event,
+    near_hits,
+    occupancy_loss,
+    vertex_loss,
+    visible_patches,
+)
 from nufm_hub.models.nufm.pretraining_nufm import track_loss
 
 
@@ -84,20 +93,23 @@ def test_occupancy_loss_of_extreme_logits():
 
 
 def test_label_loss_by_hand():
-    binary = label_loss(torch.tensor([[0.4], [1.0], [-2.0]]), torch.tensor([[1.0], [-100.0], [0.25]]))
+    binary, labelled = label_loss(torch.tensor([[0.4], [1.0], [-2.0]]), torch.tensor([[1.0], [-100.0], [0.25]]))
     p, q = 1 / (1 + math.exp(-0.4)), 1 / (1 + math.exp(2.0))
-    assert float(binary) == pytest.approx((-math.log(p) - 0.25 * math.log(q) - 0.75 * math.log(1 - q)) / 2, rel=1e-5)
+    assert binary[labelled].tolist() == pytest.approx([-math.log(p), -0.25 * math.log(q) - 0.75 * math.log(1 - q)], rel=1e-5)
+    assert labelled.tolist() == [True, False, True]
 
     logits = torch.tensor([[1.0, 0.0, -1.0], [0.0, 2.0, 0.0], [5.0, 5.0, 0.0]])
     shares = torch.tensor([[0.7, 0.3, 0.0], [0.0, 0.0, 0.0], [-100.0, -100.0, -100.0]])
     normal = math.log(math.e + 1 + 1 / math.e)
-    assert float(label_loss(logits, shares)) == pytest.approx(0.7 * (normal - 1) + 0.3 * normal, rel=1e-5)
+    loss, labelled = label_loss(logits, shares)
+    assert float(loss[0]) == pytest.approx(0.7 * (normal - 1) + 0.3 * normal, rel=1e-5)
+    assert labelled.tolist() == [True, False, False]
 
 
 def test_no_label_no_loss_and_no_nan():
     logits = torch.zeros(2, 3, requires_grad=True)
     for labels in (torch.full((2, 3), -100.0), torch.full((2, 3), float("nan"))):
-        loss = label_loss(logits, labels)
+        loss = mean_by_event(*label_loss(logits, labels), torch.tensor([0, 1]), 2)
         loss.backward()
         assert loss == 0
         assert not logits.grad.any()
@@ -115,3 +127,24 @@ def test_track_loss_by_hand():
     presence = (math.log(1 + math.exp(-0.5)) + math.log(1 + math.exp(1.0))) / 2
     features = (0.5 * 0.5**2 + 0.0) / 2  # means 1.5 and 2, the second event has no track
     assert float(track_loss(predicted, tracks, mask)) == pytest.approx(presence + features, rel=1e-5)
+
+
+def test_means_over_events_by_hand_and_from_parts():
+    values, event = torch.tensor([1.0, 3.0, float("nan"), 5.0, 7.0]), torch.tensor([0, 0, 0, 2, 3])
+    scored = torch.tensor([True, True, False, True, False])
+    assert mean_by_event(values, scored, event, 4).item() == pytest.approx((2 + 5) / 4)
+    first, second = (mean_by_event(values[part], scored[part], event[part] - start, 2) for part, start in ((slice(3), 0), (slice(3, 5), 2)))
+    assert (first + second).item() / 2 == pytest.approx((2 + 5) / 4)
+    assert event_mean(values, scored).item() == pytest.approx(9 / 5)
+    assert event_mean(values[:0], scored[:0]) == 0
+
+
+def test_vertex_loss_by_hand():
+    predicted = torch.tensor([[3.0, 4.0, 0.0], [1.0, 2.0, 2.0], [9.0, 9.0, 9.0]], requires_grad=True)
+    nan = float("nan")
+    distance, known = vertex_loss(predicted, torch.tensor([[0.0, 0.0, 0.0], [nan, 0.0, 2.0], [nan, nan, nan]]))
+    assert distance[:2].tolist() == pytest.approx([5.0, 2.0], rel=1e-5)
+    assert known.tolist() == [True, True, False]
+    event_mean(distance, known).backward()
+    assert predicted.grad.isfinite().all()
+    assert not predicted.grad[2].any()

@@ -72,13 +72,18 @@ def test_losses_by_hand(toy):
     truth["jet_momentum"][0] = float("nan")
     out = net(**batch, labels=truth)
     kept = torch.arange(6) != 2
-    want = {"flavour": F.cross_entropy(out.flavour_logits[kept], truth["flavour"][kept], label_smoothing=0.1)}
-    want["visible_momentum"] = momentum_loss(out.visible_momentum, truth["visible_momentum"], SCALES["visible"])
-    want["jet_momentum"] = momentum_loss(out.jet_momentum[1:], truth["jet_momentum"][1:], SCALES["jet"])
+    want = {"flavour": F.cross_entropy(out.flavour_logits[kept], truth["flavour"][kept], label_smoothing=0.1, reduction="sum") / 6}
+
+    def momentum(name, rows, true):
+        return momentum_loss(out[f"{name}_momentum"][rows], true[rows], SCALES[name])[0].sum() / 6
+
+    want["visible_momentum"] = momentum("visible", slice(None), truth["visible_momentum"])
+    want["jet_momentum"] = momentum("jet", slice(1, None), truth["jet_momentum"])
     lepton = truth["visible_momentum"] - truth["jet_momentum"]
-    want["lepton_momentum"] = momentum_loss(out.lepton_momentum[[2, 4]], lepton[[2, 4]], SCALES["lepton"])  # CC, and both parts known
+    want["lepton_momentum"] = momentum("lepton", [2, 4], lepton)  # CC, and both parts known
     kept = torch.arange(6) != 4
-    want["vertex"] = torch.linalg.vector_norm((out.vertex - truth["vertex"])[kept], dim=1).mean()
+    want["vertex"] = torch.linalg.vector_norm((out.vertex - truth["vertex"])[kept], dim=1).sum() / 6
+    share = {"flavour": 5 / 6, "visible_momentum": 1, "jet_momentum": 5 / 6, "lepton_momentum": 2 / 6, "vertex": 5 / 6}
     assert set(out.losses) == set(want)
     for name, value in want.items():
         torch.testing.assert_close(out.losses[name], value)
@@ -89,8 +94,20 @@ def test_losses_by_hand(toy):
     torch.testing.assert_close(net(**batch, labels=truth).loss, out.loss)  # evaluation compares epochs
     net.train()
     weights = net.head["task_weight"].weights()
-    total = sum(weights[name] * value - 0.5 * weights[name].log() for name, value in want.items())
+    total = sum(weights[name] * value - 0.5 * share[name] * weights[name].log() for name, value in want.items())
     torch.testing.assert_close(net(**batch, labels=truth).loss, total)
+
+
+def test_parts_of_a_batch_average_to_the_whole(toy):
+    events, truth = toy.mixed_events(), labels()
+    truth["is_cc"] = torch.tensor([True, True, False, True, False, False])
+    truth["flavour"][:2] = -100
+    truth["vertex"][3:5] = float("nan")
+
+    def batch(rows):
+        return toy.collate(events[rows]) | {"labels": {name: value[rows] for name, value in truth.items()}}
+
+    toy.check_parts_average_to_whole(model(toy).train(), batch(slice(0, 6)), [batch(slice(i, i + 2)) for i in (0, 2, 4)])
 
 
 def test_neutral_current_events_say_nothing_of_the_lepton(toy):

@@ -40,14 +40,26 @@ def test_losses_by_hand(toy):
     net, batch = model(toy), toy.collate_with_labels(toy.mixed_events())
     out = net(**batch)
     labels, rows = batch["voxel_labels"], batch["voxel_branch"] == 0
-    ghost = F.binary_cross_entropy_with_logits(out.logits[..., 0][rows], labels[..., 0][rows])
     kind_rows = rows & (labels[..., 1] >= 0)
     assert kind_rows.sum() < rows.sum()
-    kind = -(labels[..., 1:][kind_rows] * out.logits[..., 1:][kind_rows].log_softmax(-1)).sum(-1).mean()
+    ghost = kind = 0
+    for event in range(len(rows)):  # mean over the voxels of an event, then over events
+        logits, truth = out.logits[event], labels[event]
+        if (some := rows[event]).any():
+            ghost += F.binary_cross_entropy_with_logits(logits[some, 0], truth[some, 0]) / len(rows)
+        if (some := kind_rows[event]).any():
+            kind -= (truth[some, 1:] * logits[some, 1:].log_softmax(-1)).sum(-1).mean() / len(rows)
     torch.testing.assert_close(out.losses["ghost"], ghost)
     torch.testing.assert_close(out.losses["kind"], kind)
     torch.testing.assert_close(out.loss, ghost + kind)
     assert net(**toy.collate(toy.mixed_events())).loss is None
+
+
+def test_parts_of_a_batch_average_to_the_whole(toy):
+    """The parts have different numbers of voxels, of voxels without a kind, and one event without any voxel of the branch."""
+    events = toy.mixed_events()
+    whole, *parts = (toy.collate_with_labels(events[rows]) for rows in (slice(0, 6), slice(0, 2), slice(2, 4), slice(4, 6)))
+    toy.check_parts_average_to_whole(model(toy).train(), whole, parts)
 
 
 def test_same_predictions_as_the_relational_pass(toy, tmp_path):

@@ -2,10 +2,7 @@
 
 import csv
 import json
-import os
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -172,17 +169,6 @@ def test_gradient_checkpointing_changes_nothing(task, toy_files, recipe, tmp_pat
     assert (kept / "config.json").read_text() == (again / "config.json").read_text()
 
 
-def test_gradient_accumulation_changes_nothing_but_rounding(toy_files, recipe, tmp_path):
-    def go(micro_batch_size, rate):
-        settings = recipe | {"epochs": 1, "augmentation": None, "base_learning_rate": rate, "micro_batch_size": micro_batch_size}
-        folder = train("vertex", settings, toy_files["train"], tmp_path / f"{micro_batch_size}-{rate}", seed=2, use_cpu=True)
-        return load_file(folder / "model.safetensors")
-
-    whole, parts, start = go(8, 0.006), go(2, 0.006), go(8, 1e-30)
-    assert max((whole[name] - start[name]).abs().max().item() for name in whole) > 5e-4
-    assert max((whole[name] - parts[name]).abs().max().item() for name in whole) < 1e-6
-
-
 def test_the_seed_decides(toy_files, recipe, tmp_path):
     short = recipe | {"epochs": 1}
     weights = [
@@ -230,27 +216,3 @@ def test_encoder_of_a_pretraining_checkpoint_loads_bit_equal(pretrained):
     encoder = NuFMModel.from_pretrained(pretrained).state_dict()
     assert encoder
     assert all(torch.equal(value, weights[name]) for name, value in encoder.items())
-
-
-TWO_PROCESSES = """
-import json, sys
-import torch
-from nufm_hub.training import train
-torch.distributed.init_process_group("gloo")
-assert torch.distributed.get_world_size() == 2
-train("flavour", json.loads(sys.argv[1]), sys.argv[2], sys.argv[3], seed=5, use_cpu=True)
-"""
-
-
-@pytest.mark.slow
-def test_two_processes_learn_what_one_does(toy_files, recipe, tmp_path):
-    """One epoch with the same global batch: the average of two half batches is the whole batch, up to rounding."""
-    one = recipe | {"epochs": 1, "augmentation": None}
-    two = one | {"micro_batch_size": 4}
-    single = train("flavour", one, toy_files["train"], tmp_path / "one", seed=5, use_cpu=True)
-    (tmp_path / "two.py").write_text(TWO_PROCESSES)
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "ACCELERATE_USE_CPU": "1"}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(tmp_path / "two.py")]
-    subprocess.run([*command, json.dumps(two), str(toy_files["train"]), str(tmp_path / "two")], check=True, timeout=240, env=environment)
-    first, second = (load_file(folder / "model.safetensors") for folder in (single, tmp_path / "two" / "model"))
-    assert max((first[name] - second[name]).abs().max().item() for name in first) < 1e-4

@@ -93,6 +93,18 @@ def test_particles_of_events_are_learnt_together(crops, source, tmp_path):
         assert (model(**batch).logits.argmax(-1) == labels).float().mean() > 0.9
 
 
+def test_events_with_few_and_many_particles_add_up_over_micro_batches(crops, source, tmp_path):
+    def go(micro_batch_size, rate):
+        settings = RECIPE | {"epochs": 1, "augmentation": None, "micro_batch_size": micro_batch_size, "base_learning_rate": rate}
+        folder = train("event-particles", settings, crops / "train", tmp_path / f"{micro_batch_size}-{rate}", use_cpu=True, seed=2)
+        return load_file(folder / "model.safetensors")
+
+    size, rate = RECIPE["batch_size"], RECIPE["base_learning_rate"]
+    whole, parts, still = go(size, rate), go(size // 2, rate), go(size, 1e-30)
+    assert max((whole[name] - still[name]).abs().max().item() for name in whole) > 1e-3
+    assert max((whole[name] - parts[name]).abs().max().item() for name in whole) < 1e-5
+
+
 def test_a_subset_is_one_of_events(crops, source, tmp_path):
     folder = train(
         "event-particles", RECIPE | {"epochs": 1}, crops / "train", tmp_path / "run", str(source), transfer=True, max_events=3, use_cpu=True

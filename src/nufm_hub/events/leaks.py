@@ -47,9 +47,7 @@ class LeakReport:
         return "\n".join(lines)
 
 
-def check_leaks(
-    train: Iterable[Event] | str | Path | Sequence[str | Path], test: Iterable[Event] | str | Path | Sequence[str | Path]
-) -> LeakReport:
+def check_leaks(train: Iterable[Event] | str | Path | Sequence[str | Path], test: Iterable[Event] | str | Path | Sequence[str | Path]) -> LeakReport:
     """Compare two data sets event by event; memory is a few hundred bytes a training event.
 
     Args:

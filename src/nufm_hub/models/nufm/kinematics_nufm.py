@@ -14,8 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .objectives_nufm import mean
-
 MOMENTA = ("visible", "jet", "lepton")
 # Largest normalised logarithm that is expanded: keeps a stray prediction finite in float32.
 _MAX_LOG = 20.0
@@ -93,16 +91,18 @@ def to_cylindrical(momentum: Tensor, scales: Mapping[str, float]) -> Tensor:
     return torch.cat([transverse, (logs - scales["mean"]) / scales["std"]], dim=1)
 
 
-def momentum_loss(predicted: Tensor, true: Tensor, scales: Mapping[str, float], known: Tensor | None = None) -> Tensor:
-    """Loss of momenta (B, 3), GeV, after arXiv:2604.07037: mean over events of four parts with equal weight.
+def momentum_loss(predicted: Tensor, true: Tensor, scales: Mapping[str, float], known: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Loss of momenta (B, 3), GeV, after arXiv:2604.07037: of each event, (B,), and which events are scored, bool (B,).
+
+    It has four parts with equal weight:
 
     - Huber loss (delta 1) of each component over its robust scale, summed over components;
     - Huber loss of the relative error of |p|, and of that of pT, the truth in the denominator being at least a share of the scale;
     - 1 - cosine of the angle in the transverse plane, where the true pT has a direction.
 
     Args:
-        true: rows with a NaN are left out.
-        known: bool (B,), False for further events to leave out.
+        true: rows with a NaN are not scored.
+        known: bool (B,), False for further events not to score.
     """
     scored = ~true.isnan().any(dim=1)
     if known is not None:
@@ -117,7 +117,7 @@ def momentum_loss(predicted: Tensor, true: Tensor, scales: Mapping[str, float], 
     predicted_size = (predicted[:, :2].square().sum(dim=1) + floor**2).sqrt()  # smooth at zero, where training starts
     cosine = (predicted[:, :2] * true[:, :2]).sum(dim=1) / (predicted_size * size.clamp(min=floor))
     direction = torch.where(size > floor, 1 - cosine, 0.0)
-    return mean(components + relative + direction, scored.to(predicted.dtype))
+    return components + relative + direction, scored
 
 
 def _huber(error: Tensor) -> Tensor:
@@ -133,7 +133,8 @@ class TaskWeights(nn.Module):
     """Learnable weights w of summed losses, `w_min + (w_max - w_min) sigmoid(u)`.
 
     The sum is of `w L - log(w) / 2`, which is `exp(-2 s) L + s` of arXiv:1705.07115 with w = exp(-2 s): without the logarithm every
-    weight would fall to its bound. A loss that is exactly zero had nothing to score and leaves its weight alone.
+    weight would fall to its bound. The logarithm counts as much as the share of events that a loss could score: one that had nothing to
+    score leaves its weight alone, and parts of a batch add up to the whole.
 
     Args:
         start: w of each loss at the start, by name.
@@ -155,8 +156,6 @@ class TaskWeights(nn.Module):
         """w of each loss by name."""
         return {name: self.minimum + (self.maximum - self.minimum) * torch.sigmoid(u) for name, u in self.named_parameters()}
 
-    def forward(self, losses: Mapping[str, Tensor]) -> Tensor:
-        """Losses of all names -> their weighted sum."""
-        named = self.weights()
-        weights, values = torch.stack(list(named.values())), torch.stack([losses[name] for name in named])
-        return torch.where(values != 0, weights * values - 0.5 * weights.log(), values).sum()
+    def forward(self, losses: Mapping[str, Tensor], shares: Mapping[str, Tensor]) -> Tensor:
+        """Losses of all names, and the share of events that each has scored -> their weighted sum."""
+        return torch.stack([w * losses[name] - 0.5 * shares[name] * w.log() for name, w in self.weights().items()]).sum()

@@ -30,7 +30,7 @@ from nufm_hub.detectors import DetectorSpec
 from .configuration_nufm import NuFMConfig, explicit_revision
 from .encoder_nufm import NuFMEmbeddings, NuFMEncoder, Tokens
 from .layers_nufm import FrozenPosition, Sequences, WindowEmbedding, sincos_position
-from .objectives_nufm import vertex_loss
+from .objectives_nufm import event_mean, vertex_loss
 from .patch_embedding import Patches, SparsePatchConv3d, patchify
 
 
@@ -101,7 +101,7 @@ class NuFMPreTrainedModel(PreTrainedModel):
     base_model_prefix = "nufm"
     main_input_name = "voxel_features"
     supports_gradient_checkpointing = True
-    accepts_loss_kwargs = False  # losses are plain means over the batch
+    accepts_loss_kwargs = False  # losses are means over the events of the batch
     _supports_sdpa = True
     _no_split_modules = ("NuFMLayer",)
     transfer_report: Any = None  # of `nufm_hub.transfer_encoder`, which made the model; saved with it
@@ -317,7 +317,7 @@ class _NuFMTaskModel(NuFMPreTrainedModel):
     def _make_head(self, config: NuFMConfig, outputs: int) -> nn.Module:
         return NuFMHead(config, outputs)
 
-    def task_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def task_loss(self, logits: Tensor, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
         raise NotImplementedError
 
     def forward(
@@ -333,14 +333,15 @@ class _NuFMTaskModel(NuFMPreTrainedModel):
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         return_dict: bool | None = None,
+        num_items_in_batch: Tensor | int | None = None,
     ) -> NuFMHeadOutput | tuple:
-        """Predict; `labels` as the class says, all else as in `NuFMModel.forward`."""
+        """Predict; `labels` as the class says, `num_items_in_batch` as in `task_loss`, all else as in `NuFMModel.forward`."""
         encoded = self.encode(
             voxel_coordinates, voxel_features, voxel_branch, image_features, track_features, track_mask, branch_mask,
             output_hidden_states, output_attentions,
         )  # fmt: skip
         logits = self.head(encoded.pooler_output)
-        loss = None if labels is None else self.task_loss(logits, labels)
+        loss = None if labels is None else self.task_loss(logits, labels, num_items_in_batch)
         output = NuFMHeadOutput(loss=loss, logits=logits, hidden_states=encoded.hidden_states, attentions=encoded.attentions)
         return self._returned(output, return_dict)
 
@@ -349,6 +350,7 @@ class _NuFMClassifier(_NuFMTaskModel):
     """A head of classes: those of an event label of the detector, or as many as `config.num_labels` says."""
 
     event_label = ""
+    accepts_loss_kwargs = True  # num_items_in_batch, which `Trainer` counts
 
     def __init__(self, config: NuFMConfig):
         config = copy.deepcopy(config)
@@ -360,8 +362,11 @@ class _NuFMClassifier(_NuFMTaskModel):
         config.problem_type = "single_label_classification"
         super().__init__(config, config.num_labels)
 
-    def task_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Mean cross-entropy over the events whose label is not -100.
+    def task_loss(self, logits: Tensor, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
+        """Mean cross-entropy over the labels that are not -100.
+
+        Args:
+            num_items_in_batch: how many those are in the whole of a batch of which this is a part. None: in this batch.
 
         Raises:
             ValueError: labels that are no classes (checked on the CPU only: the check would stall a GPU).
@@ -373,7 +378,8 @@ class _NuFMClassifier(_NuFMTaskModel):
             if wrong.numel():
                 raise ValueError(f"label {int(wrong[0])} is none of the {logits.shape[1]} classes {list(self.config.id2label.values())}")
         total = F.cross_entropy(logits, labels, reduction="sum", ignore_index=-100, label_smoothing=self.config.label_smoothing)
-        return total / (labels != -100).sum().clamp(min=1)
+        items = (labels != -100).sum() if num_items_in_batch is None else torch.as_tensor(num_items_in_batch, device=total.device)
+        return total / items.clamp(min=1)
 
 
 class NuFMForFlavourClassification(_NuFMClassifier):
@@ -398,8 +404,8 @@ class NuFMForVertexRegression(_NuFMTaskModel):
         config.problem_type = "regression"
         super().__init__(config, 3)
 
-    def task_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Mean distance, see `vertex_loss`."""
+    def task_loss(self, logits: Tensor, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
+        """Distance (see `vertex_loss`), summed over the events whose vertex is known, over the number of all events."""
         if labels.shape != logits.shape:
             raise ValueError(f"labels must be vertices of shape {tuple(logits.shape)}; got {tuple(labels.shape)}")
-        return vertex_loss(logits, labels)
+        return event_mean(*vertex_loss(logits, labels))

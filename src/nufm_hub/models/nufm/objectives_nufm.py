@@ -72,19 +72,34 @@ def huber_loss(predicted: Tensor, target: Tensor) -> Tensor:
     return mean(F.huber_loss(predicted, target.to(predicted.dtype), reduction="none"))
 
 
-def vertex_loss(predicted: Tensor, vertex: Tensor) -> Tensor:
-    """Mean distance over the events whose vertex is known, in the units of (B, 3) positions; NaN: unknown coordinate.
+def event_mean(values: Tensor, scored: Tensor) -> Tensor:
+    """Sum of the values (B,) of the events that are scored, bool (B,), over the number of all events.
+
+    Equal parts of a batch then average to the whole batch, whichever part the scored events are in: what gradient accumulation and
+    several processes need.
+    """
+    return torch.where(scored, values, 0.0).sum() / max(len(values), 1)
+
+
+def mean_by_event(values: Tensor, scored: Tensor, event: Tensor, events: int) -> Tensor:
+    """`event_mean` of the mean over the scored rows (n,) of each event; `event` int64 (n,) is the event of a row."""
+    count = torch.bincount(event[scored], minlength=events)
+    total = values.new_zeros(events).index_add(0, event, torch.where(scored, values, 0.0))
+    return event_mean(total / count.clamp(min=1), count > 0)
+
+
+def vertex_loss(predicted: Tensor, vertex: Tensor) -> tuple[Tensor, Tensor]:
+    """Distance of each event in the units of (B, 3) positions, float (B,), and whether its vertex is known, bool (B,); NaN: unknown coordinate.
 
     A squared error, as published, would end up with next to no gradient beside the other losses long before the vertex is found.
     """
     known = ~vertex.isnan()
     difference = torch.where(known, predicted - vertex.to(predicted.dtype).nan_to_num(), 0.0)
-    distance = (difference.square().sum(dim=1) + _LEAST_DISTANCE**2).sqrt()
-    return mean(distance, known.any(dim=1).to(predicted.dtype))
+    return (difference.square().sum(dim=1) + _LEAST_DISTANCE**2).sqrt(), known.any(dim=1)
 
 
-def label_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy over the labelled rows: binary for one class, else against the shares of each class.
+def label_loss(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Cross-entropy of each row, (n,), binary for one class, else against the shares of each class; and which are labelled, bool (n,).
 
     Args:
         logits: (n, K).
@@ -98,4 +113,4 @@ def label_loss(logits: Tensor, labels: Tensor) -> Tensor:
         labelled = labelled & (labels.sum(dim=1) > 0)
         shares = labels.clamp(min=0).to(logits.dtype)
         loss = -(shares * logits.log_softmax(dim=1)).sum(dim=1) / shares.sum(dim=1).clamp(min=1e-6)
-    return mean(loss, labelled.to(loss.dtype))
+    return loss, labelled

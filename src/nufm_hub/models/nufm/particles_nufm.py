@@ -70,13 +70,14 @@ class NuFMForEventParticleID(_NuFMClassifier):
         particle_event: Tensor | None = None,
         labels: Tensor | None = None,
         return_dict: bool | None = None,
+        num_items_in_batch: Tensor | int | None = None,
     ) -> NuFMHeadOutput | tuple:
         """Predict P particles.
 
         Args:
             track_features: float (P, 1, F), the features; `track_mask` is not used: every particle has them.
             particle_event: int64 (P,), number of the event in the batch, from 0, that each particle belongs to.
-            labels: see the class. All else is as in `NuFMModel.forward`, with the P crops as batch.
+            labels: see the class; num_items_in_batch: see `task_loss`. All else is as in `NuFMModel.forward`, with the P crops as batch.
 
         Raises:
             ValueError: inputs that do not fit.
@@ -91,5 +92,5 @@ class NuFMForEventParticleID(_NuFMClassifier):
         encoded = self.encode(voxel_coordinates, voxel_features, voxel_branch, image_features, None, None, branch_mask, False, False)
         events = int(particle_event.max()) + 1 if particles else 0
         logits = self.head(encoded.pooler_output, track_features[:, 0], Sequences(particle_event, events))
-        loss = None if labels is None else self.task_loss(logits, labels)
+        loss = None if labels is None else self.task_loss(logits, labels, num_items_in_batch)
         return self._returned(NuFMHeadOutput(loss=loss, logits=logits), return_dict)

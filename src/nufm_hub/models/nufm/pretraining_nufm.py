@@ -33,6 +33,7 @@ class NuFMForPreTrainingOutput(ModelOutput):
         loss: scalar, the losses weighted by their learnt uncertainties.
         losses: each loss before weighting, detached, by name: `occupancy_<branch>`, `charge_<branch>`, the image's and the track
             branch's name, and, in a step that runs the relational pass, the names of the voxel labels. 0 where a batch had nothing to score.
+            Each is a mean over what the batch hides or labels, so parts of a batch average to the whole in expectation, not exactly.
         latents, latent_mask: of pass A, see `NuFMModelOutput`.
     """
 
@@ -301,7 +302,8 @@ class NuFMForPreTraining(NuFMPreTrainedModel):
         predicted, truth, losses, column = branch.voxel_head(vectors, "labels", cell), labels[table.voxel], {}, 0
         for label in self.config.spec.voxel_branches[0].labels:
             classes = slice(column, column := column + len(label.classes))
-            losses[label.name] = label_loss(predicted[:, classes], truth[:, classes])
+            loss, labelled = label_loss(predicted[:, classes], truth[:, classes])
+            losses[label.name] = mean(loss, labelled.to(loss.dtype))
         return losses
 
     def _weighted(self, losses: dict[str, Tensor]) -> Tensor:

@@ -15,7 +15,7 @@ from transformers.utils import ModelOutput
 from .configuration_nufm import NuFMConfig
 from .kinematics_nufm import MOMENTA, TaskWeights, check_momentum_scales, from_cylindrical, momentum_loss
 from .modeling_nufm import NuFMHead, NuFMPreTrainedModel, _NuFMClassifier
-from .objectives_nufm import vertex_loss
+from .objectives_nufm import event_mean, vertex_loss
 
 CLASSIFIED = ("flavour", "charm")
 # Losses of momenta are sums of several terms, around 4: with the weight of the others they would have most of the gradient, and at
@@ -29,7 +29,8 @@ class NuFMReconstructionOutput(ModelOutput):
 
     Attributes:
         loss: scalar, when labels were given.
-        losses: each loss before weighting, detached, by name of the quantity; 0 where a batch had nothing to score.
+        losses: each loss before weighting, detached, by name of the quantity: its sum over the events that have the quantity, over the
+            number of all events of the batch.
         flavour_logits: float (B, flavours); None when the detector declares no flavours.
         charm_logits: float (B, charm classes); None when the detector declares none.
         visible_momentum: float (B, 3), GeV, sum of all but neutrinos.
@@ -118,15 +119,17 @@ class _NuFMMomentumModel(NuFMPreTrainedModel):
         values |= {"missing_pt": torch.linalg.vector_norm(visible[:, :2], dim=1)} | ({"vertex": raw["vertex"]} if "vertex" in raw else {})
         loss = losses = None
         if labels is not None:
-            losses = self._losses(values, labels)
+            scored = self._scored(values, labels)
+            losses = {name: event_mean(*each) for name, each in scored.items()}
+            shares = {name: each.to(losses[name].dtype).mean() for name, (_, each) in scored.items()}
             weights = self.head["task_weight"]
-            loss = weights(losses) if self.training else sum(weights.start[name] * value for name, value in losses.items())
+            loss = weights(losses, shares) if self.training else sum(weights.start[name] * value for name, value in losses.items())
             losses = {name: value.detach() for name, value in losses.items()}
         return self._returned(NuFMReconstructionOutput(loss=loss, losses=losses, **values), return_dict)
 
-    def _losses(self, values: Mapping[str, Tensor], labels: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """All losses by name; one without labels is zero, with gradients of zero."""
-        losses, like = {}, values["visible_momentum"]
+    def _scored(self, values: Mapping[str, Tensor], labels: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+        """The loss of each event, (B,), and whether it counts, bool (B,), by name of the quantity."""
+        scored, like = {}, values["visible_momentum"]
 
         def truth(name: str, shape: tuple[int, ...], unknown: float) -> Tensor:
             given = labels.get(name, like.new_full((), unknown).expand(len(like), *shape))
@@ -137,20 +140,20 @@ class _NuFMMomentumModel(NuFMPreTrainedModel):
         for name in CLASSIFIED:
             if f"{name}_logits" in values:
                 classes = truth(name, (), -100).long()
-                total = F.cross_entropy(
-                    values[f"{name}_logits"], classes, reduction="sum", ignore_index=-100, label_smoothing=self.config.label_smoothing
+                each = F.cross_entropy(
+                    values[f"{name}_logits"], classes, reduction="none", ignore_index=-100, label_smoothing=self.config.label_smoothing
                 )
-                losses[name] = total / (classes != -100).sum().clamp(min=1)
+                scored[name] = each, classes != -100
         momenta = {name: truth(f"{name}_momentum", (3,), float("nan")) for name in ("visible", "jet")}
         momenta["lepton"] = momenta["visible"] - momenta["jet"]
         is_cc = truth("is_cc", (), 0).bool()
         for name in MOMENTA:
             key, known = f"{name}_momentum", is_cc if name == "lepton" else None
-            losses[key] = momentum_loss(values[key], momenta[name], self.config.momentum_scales[name], known)
+            scored[key] = momentum_loss(values[key], momenta[name], self.config.momentum_scales[name], known)
         if "vertex" in values:
             vertex = truth("vertex", (3,), float("nan")).to(like.dtype)
-            losses["vertex"] = vertex_loss(values["vertex"], vertex)
-        return losses
+            scored["vertex"] = vertex_loss(values["vertex"], vertex)
+        return scored
 
 
 class NuFMForMomentumRegression(_NuFMMomentumModel):

@@ -12,7 +12,7 @@ from transformers.utils import ModelOutput
 
 from .configuration_nufm import NuFMConfig
 from .modeling_nufm import NuFMPreTrainedModel
-from .objectives_nufm import label_loss
+from .objectives_nufm import label_loss, mean_by_event
 from .pretraining_nufm import NuFMDecoder, SeparableBasis, cosine_basis
 
 
@@ -22,7 +22,8 @@ class NuFMVoxelOutput(ModelOutput):
 
     Attributes:
         loss: scalar, sum of `losses`, when labels were given.
-        losses: mean cross-entropy of each voxel label over the voxels that have it, detached, by name.
+        losses: mean cross-entropy of each voxel label over the voxels of an event that have it, then over the events of the batch,
+            detached, by name.
         logits: float (B, N, K), rows as the voxels went in, columns the classes of all labels of the detector's first voxel branch in
             order: one logit (sigmoid) of a binary label, one for each class (softmax) of another. NaN at padding, in the other branches,
             which have no labels, and where the branch is absent.
@@ -110,7 +111,7 @@ class NuFMForVoxelClassification(NuFMPreTrainedModel):
             truth = voxel_labels.flatten(0, 1)[table.voxel]
             for label in labels:
                 classes = slice(column, column := column + len(label.classes))
-                losses[label.name] = label_loss(predicted[:, classes], truth[:, classes])
+                losses[label.name] = mean_by_event(*label_loss(predicted[:, classes], truth[:, classes]), table.event[table.row], shape[0])
         output = NuFMVoxelOutput(
             loss=torch.stack(list(losses.values())).sum() if losses else None,
             losses={name: value.detach() for name, value in losses.items()} or None,
