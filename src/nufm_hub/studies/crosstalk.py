@@ -25,6 +25,7 @@ from nufm_hub.simulation.superfgd import SuperFGDSettings
 from nufm_hub.training.run import MODEL_FOLDER
 
 from .comparison import STUDY_FOLDER
+from .label_factor import REFERENCE
 from .plots import Panel, plot_curves
 from .runs import RESULT, StudyRun, execute, finished
 from .tables import flatten, summarise, write_results
@@ -132,6 +133,7 @@ def _models(folder: Path, labels: Sequence[int] | None) -> dict[str, dict[str, A
             found[record["name"]] = keys | {"weights_sha256": record["result"]["evaluation"]["weights_sha256"]}
     wanted = set(labels or ()) or {max((held["labels"] for held in found.values()), default=0)}
     chosen = {name: held for name, held in found.items() if held["labels"] in wanted}
+    chosen = dict(sorted(chosen.items(), key=lambda item: item[1]["initialisation"] != REFERENCE))  # what all else is compared with comes first
     if missing := wanted - {held["labels"] for held in chosen.values()}:
         there = sorted({held["labels"] for held in found.values()})
         raise ValueError(

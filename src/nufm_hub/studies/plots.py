@@ -117,7 +117,7 @@ def _draw(axes: Axes, rows: Sequence[Mapping[str, Any]], panel: Panel, x: str, g
     if logarithmic:
         axes.set_xscale("log")
     ticks = sorted({row[x] for row in rows})
-    axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+    axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks], rotation=0 if logarithmic else 90)
     axes.set_xticks([], minor=True)
     arrow = {"higher": " (higher is better)", "lower": " (lower is better)"}.get(better(panel.column), "")
     axes.set_title(f"{panel.title}{arrow}", fontsize=9)
