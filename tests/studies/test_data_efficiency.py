@@ -168,6 +168,15 @@ def test_test_events_stay_closed_until_all_is_tuned(arguments, tmp_path):
     assert not (tmp_path / "runs" / "study").exists()
 
 
+def test_each_task_has_files_of_its_own(arguments, tmp_path):
+    """So that the results of another task do not replace those of the joint one."""
+    result = invoke([*arguments(initialisations=["scratch"]), "--task", "vertex", "--tune-learning-rate", "0.02"])
+    assert result.exit_code == 0, result.output
+    names = {p.name for p in (tmp_path / "results").iterdir()}
+    assert names == {f"data-efficiency-vertex{end}" for end in (".csv", ".json", "-curves.png", "-kinematics.png")}
+    assert json.loads((tmp_path / "results" / "data-efficiency-vertex.json").read_text())["study"] == "data-efficiency-vertex"
+
+
 @pytest.mark.slow
 def test_a_study_that_was_killed_goes_on_to_the_same_results(arguments, tmp_path, one_thread):
     """In the middle of a training, which is resumed from its checkpoint."""

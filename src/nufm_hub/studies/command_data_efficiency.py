@@ -38,8 +38,8 @@ def data_efficiency(
     from nufm_hub.training.command import parse_values
 
     from .comparison import Study
-    from .data_efficiency import NAME
     from .data_efficiency import data_efficiency as run
+    from .data_efficiency import name_of
     from .plan import load_plan
 
     try:
@@ -52,7 +52,7 @@ def data_efficiency(
             budgets=tune_budget,
             seeds=tune_seed,
         )
-        asked = Study(task, NAME, parse_initialisations(initialisation), budget, seed, loaded)
+        asked = Study(task, name_of(task), parse_initialisations(initialisation), budget, seed, loaded)
         summary = run(asked, events, validation, test, out, results, cpu, workers, summarise)
     except (ValueError, FileExistsError) as error:
         raise typer.BadParameter(str(error)) from error

@@ -19,6 +19,11 @@ _TITLES = {
 }
 
 
+def name_of(task: str) -> str:
+    """Name of the study's files: each task has its own, so that one folder holds the results of several."""
+    return NAME if task == "reconstruction" else f"{NAME}-{task}"
+
+
 def data_efficiency(
     study: Study,
     events: Paths,
@@ -39,7 +44,7 @@ def data_efficiency(
         study: what is compared.
         events, validation, test: parquet files, folders or globs.
         out: folder of the runs.
-        results: folder for `data-efficiency.csv` (a row a run), `.json` (summary and where it came from), `-*.png`, `-tuning.csv`.
+        results: folder for `NAME.csv` (a row a run), `.json` (summary and where it came from), `-*.png`, `-tuning.csv`; NAME is that of the study.
         use_cpu: stay on the CPU even where there is a GPU.
         workers: processes that prepare batches.
         summarise_only: train nothing; write the results of what is finished.
