@@ -5,7 +5,7 @@ STAMP := $(VENV)/.installed
 # Threads that wait for work must not spin: with a second busy process that would slow a step several times.
 RUN := OMP_WAIT_POLICY=PASSIVE HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 HF_HUB_DISABLE_XET=1
 
-.PHONY: demo test test-fast lint clean checkpoints sample-fasercal sample-superfgd sample-pilarnet
+.PHONY: demo test test-fast lint clean checkpoints studies cards sample-fasercal sample-superfgd sample-pilarnet
 
 demo: $(STAMP)
 	$(RUN) $(VENV)/bin/nufm demo --out runs/demo --overwrite
@@ -67,3 +67,34 @@ checkpoints: $(STAMP)
 	  rm -rf $(CHECKPOINTS)/fasercal-mae-rel-$$task; \
 	  cp -r runs/fasercal-mae-rel-$$task/model $(CHECKPOINTS)/fasercal-mae-rel-$$task; \
 	done
+
+# The evidence, and the particle models that come out of it: hours on two cores. Start it twice to share the runs between two processes.
+STUDY := $(RUN) OMP_NUM_THREADS=1 $(VENV)/bin/nufm study
+FASERCAL := --events data/fasercal-train --events data/fasercal-train-2
+
+studies: $(STAMP)
+	$(VENV)/bin/nufm simulate fasercal --events 400 --seed 4 --workers 2 --out data/fasercal-test
+	$(VENV)/bin/nufm simulate superfgd --events 24000 --seed 11 --out data/superfgd
+	$(VENV)/bin/nufm simulate pilarnet --events 3200 --seed 12 --workers 2 --out data/pilarnet
+	$(STUDY) data-efficiency $(FASERCAL) --cpu
+	$(STUDY) data-efficiency $(FASERCAL) --task vertex --budget 1000 --tune-budget 1000 --tune-learning-rate 0.015 --tune-learning-rate 0.03 \
+	  --tune-epochs 1.5 --out runs/vertex-alone --cpu
+	$(STUDY) representation $(FASERCAL) --cpu
+	$(STUDY) ablation nufm/fasercal-mae-rel-reconstruction --cpu
+	for detector in superfgd superfgd-voxels pilarnet; do \
+	  $(STUDY) transfer $$detector --events data/$${detector%-voxels} --cpu || exit 1; \
+	done
+	$(STUDY) crosstalk --cpu
+	for run in superfgd/study/n21059-seed0-mae-rel pilarnet/study/n2841-seed0-mae-rel; do \
+	  target=$(CHECKPOINTS)/$${run%%/*}-pid; \
+	  rm -rf $$target && cp -r runs/transfer-$$run/model $$target && rm $$target/README.md || exit 1; \
+	done
+
+# What is said of the bundled checkpoints, measured anew. From a checkout without changes: the results note its revision.
+cards: $(STAMP)
+	for folder in $(CHECKPOINTS)/*/config.json; do \
+	  name=$$(basename $$(dirname $$folder)); \
+	  $(TRAIN) evaluate nufm/$$name --cpu --out model_cards/results/$$name.json || exit 1; \
+	done
+	$(VENV)/bin/nufm card --all
+	$(VENV)/bin/python tests/test_baselines.py
