@@ -95,9 +95,11 @@ def test_particles_of_events_are_learnt_together(crops, source, tmp_path):
 
 def test_events_with_few_and_many_particles_add_up_over_micro_batches(crops, source, tmp_path):
     def go(micro_batch_size, rate):
-        settings = RECIPE | {"epochs": 1, "augmentation": None, "micro_batch_size": micro_batch_size, "base_learning_rate": rate}
+        model = RECIPE["model"] | {"context_dropout": 0}  # what is dropped depends on the shapes of the parts
+        settings = RECIPE | {"model": model, "epochs": 1, "micro_batch_size": micro_batch_size, "base_learning_rate": rate}
         folder = train("event-particles", settings, crops / "train", tmp_path / f"{micro_batch_size}-{rate}", use_cpu=True, seed=2)
-        return load_file(folder / "model.safetensors")
+        # The keys' biases shift all scores of a query alike: they have no gradient, and Adam blows its rounding up.
+        return {name: weight for name, weight in load_file(folder / "model.safetensors").items() if not name.endswith("key_value.bias")}
 
     size, rate = RECIPE["batch_size"], RECIPE["base_learning_rate"]
     whole, parts, still = go(size, rate), go(size // 2, rate), go(size, 1e-30)
