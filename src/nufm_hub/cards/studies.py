@@ -19,8 +19,9 @@ from .scores import metric_name, quantity_name
 
 _SERIES, _REFERENCE = "initialisation", "scratch"
 WORSE = "(worse)"
-# Of all metrics, those that are shown in all respects.
+# Of all metrics, those that are shown first, and in all respects.
 _HEADLINES = (".macro_auroc", ".vertex_error_mean", "particle.accuracy", "particle.error_detection_auroc", "particle.expected_calibration_error")
+_BASELINE = "vertex_baseline."  # no prediction of the model
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class StudyTables:
         file: with its results, and `plots`, names of the files.
         progress: what is done of it, such as `"3 of 9"`; empty when all is.
         seeds: trainings behind each number, such as `"3"` or `"2 to 3"`.
+        columns: what the study varies besides the initialisation, such as `"labels"`.
         counts: initialisation -> (metrics better than from scratch, worse ones), by their means.
         tables: by title; the first has none. Empty where the study has no summary over seeds.
     """
@@ -42,13 +44,14 @@ class StudyTables:
     plots: tuple[str, ...]
     progress: str
     seeds: str = ""
+    columns: tuple[str, ...] = ()
     counts: dict[str, tuple[int, int]] = field(default_factory=dict)
     tables: dict[str, str] = field(default_factory=dict)
 
 
 def studies_of(facts: Facts) -> tuple[list[StudyTables], list[str]]:
-    """The studies in the folder of results that used the weights of this checkpoint or of one it started from, on its detector if it has a task;
-    and the names of those that used other weights of the same name, which say nothing about this one."""
+    """The studies in the folder of results that used the weights of this checkpoint or of one it started from, on its detector if it has a task,
+    those of numbers of labels first; and the names of those that used other weights of the same name, which say nothing about this one."""
     found, outdated = [], []
     for path in sorted(facts.results.glob("*.json")):
         text = path.read_text(encoding="utf-8")
@@ -61,7 +64,7 @@ def studies_of(facts: Facts) -> tuple[list[StudyTables], list[str]]:
             found.append(_tables(data, path))
         elif any(f'"{step.name}"' in text for step in facts.steps):
             outdated.append(path.stem)
-    return found, outdated
+    return sorted(found, key=lambda study: "labels" not in study.columns), outdated
 
 
 def _detectors(data: Mapping[str, Any]) -> set[str]:
@@ -88,11 +91,11 @@ def _tables(data: Mapping[str, Any], path: Path) -> StudyTables:
     places: dict[tuple[Any, ...], dict[str, Mapping[str, Any]]] = {}
     for entry in entries:
         places.setdefault(tuple(entry[c] for c in columns), {})[str(entry.get(_SERIES, "value"))] = entry["metrics"]
-    metrics = [m for m in dict.fromkeys(m for e in entries for m in e["metrics"]) if better(m) and not m.startswith("vertex_baseline.")]
+    metrics = [m for m in dict.fromkeys(m for e in entries for m in e["metrics"]) if better(m) and not m.startswith(_BASELINE)]
     counts = {s: [0, 0] for s in series if s != _REFERENCE and _REFERENCE in series}
-    rows: dict[bool, list[list[str]]] = {False: [], True: []}
+    rows: dict[str, list[list[str]]] = {"": [], "Further metrics": [], "All classes": []}
     for metric in metrics:
-        of_class = metric.count(".") > 1
+        title = "" if _is_headline(metric) else "All classes" if metric.count(".") > 1 else "Further metrics"
         for place, by_series in places.items():
             cells = []
             for s in series:
@@ -100,12 +103,11 @@ def _tables(data: Mapping[str, Any], path: Path) -> StudyTables:
                 cells.append(cell)
                 if sign and s in counts:
                     counts[s][sign < 0] += 1
-            rows[of_class].append([_metric(metric), *map(str, place), *cells])
+            rows[title].append([_metric(metric), *map(str, place), *cells])
     head = ["metric", *columns, *series]
     runs = sorted({entry["runs"] for entry in entries})
     tables = {
-        "": table(head, rows[False]),
-        "All classes": table(head, rows[True]),
+        **{title: table(head, rows_of) for title, rows_of in rows.items()},
         "How many labels training from scratch needs for the same, in multiples": _label_factors(data.get("against_scratch", [])),
         "Seeds whose 95 % interval lies wholly on one side of that of training from scratch": _outside(data.get("outside_intervals", [])),
         "Steps to the validation loss of training from scratch": _steps(data.get("steps_to_reference_loss", [])),
@@ -113,9 +115,14 @@ def _tables(data: Mapping[str, Any], path: Path) -> StudyTables:
     return StudyTables(
         **about,
         seeds=str(runs[0]) if len(runs) == 1 else f"{runs[0]} to {runs[-1]}",
+        columns=tuple(columns),
         counts={s: (up, down) for s, (up, down) in counts.items()},
         tables={title: text for title, text in tables.items() if text},
     )
+
+
+def _is_headline(metric: str) -> bool:
+    return metric.endswith(_HEADLINES) and not metric.startswith(_BASELINE)
 
 
 def _metric(column: str) -> str:
@@ -126,7 +133,7 @@ def _metric(column: str) -> str:
 def _label_factors(entries: Sequence[Mapping[str, Any]]) -> str:
     rows = []
     for e in entries:
-        if not e["metric"].endswith(_HEADLINES):
+        if not _is_headline(e["metric"]):
             continue
         f = e["label_factor"]
         bounds = [f"{word} {number(f[key])}" for key, word in (("at_least", "more than"), ("at_most", "less than")) if key in f]
@@ -140,7 +147,7 @@ def _outside(entries: Sequence[Mapping[str, Any]]) -> str:
     rows = [
         (_metric(e["metric"]), e["labels"], e["initialisation"], e["better"], e["worse"], e["seeds"])
         for e in entries
-        if e["metric"].endswith(_HEADLINES)
+        if _is_headline(e["metric"])
     ]
     return table(("metric", "labels", _SERIES, "better", "worse", "seeds"), rows)
 
