@@ -53,6 +53,24 @@ def test_order_of_particles_does_not_matter(images, collate):
         torch.testing.assert_close(net(**{k: v[shuffled] for k, v in batch.items()}).logits, net(**batch).logits[shuffled], atol=1e-5, rtol=1e-5)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("normed", [True, False])
+def test_features_count_however_large_the_vectors_of_particles_are(images, collate, normed):
+    """A pre-trained encoder may give vectors whose common part is many times larger than what tells particles apart."""
+    net, batch = model(context_pooled_norm=normed), collate(images)
+    other = batch | {"track_features": batch["track_features"].flip(0)}
+
+    def change() -> float:
+        return (net(**batch).logits - net(**other).logits).abs().mean().item()
+
+    small = change()
+    for name, parameter in net.named_parameters():
+        if name.endswith("self_layers.0.mlp.2.bias"):
+            parameter.fill_(100.0)
+            parameter[::2] = -100.0
+    assert (change() > 0.3 * small) == normed
+
+
 def test_every_weight_learns_and_survives_saving(images, collate, tmp_path):
     net, batch = model().train(), collate(images)
     net(**batch).loss.backward()

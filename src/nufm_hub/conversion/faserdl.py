@@ -211,6 +211,7 @@ def _config(kind: str, weights: Mapping[str, Tensor], spec: DetectorSpec, heads:
         window_position="learned" if kind == "fasercal" else "sincos",
         min_voxels_per_branch=2 if kind == "fasercal" else 1,
         context_depth=context_depth,
+        context_pooled_norm=kind not in _WITH_FEATURES,
         **labels,
     )
 

@@ -58,6 +58,8 @@ class NuFMConfig(PreTrainedConfig):
         label_smoothing: of the classification heads' cross-entropy.
         context_depth, context_dropout: layers in which the particles of an event look at each other, and dropout there, of
             `NuFMForEventParticleID`.
+        context_pooled_norm: give the vector of each particle there the size 1 before its features are added. Published models do not: of an
+            encoder with large vectors, as they are after pre-training, the features are then drowned.
         decoder_hidden_size, decoder_num_attention_heads, decoder_depth: sizes of the pre-training decoder.
         voxel_head_modes: features per voxel that the decoder expands a patch into, one number per voxel branch (default 8, then 4).
         mask_ratio: share of the occupied patches of each window hidden in masked pre-training; the image and track tokens are dropped
@@ -100,6 +102,7 @@ class NuFMConfig(PreTrainedConfig):
     label_smoothing: float = 0.0
     context_depth: int = 2
     context_dropout: float = 0.1
+    context_pooled_norm: bool = True
     decoder_hidden_size: int = 256
     decoder_num_attention_heads: int = 8
     decoder_depth: int = 2

@@ -12,13 +12,14 @@ from .modeling_nufm import NuFMHeadLinear, NuFMHeadOutput, _NuFMClassifier
 class NuFMContextHead(nn.Module):
     """Features of the particles added to their vectors, layers between the particles of an event, and a linear layer.
 
-    After the multi-particle classifier of the published transfer study (arXiv:2604.07037). With `context_depth=0` every particle is
-    alone, as in its single-particle form with features.
+    After the multi-particle classifier of the published transfer study (arXiv:2604.07037), but for `context_pooled_norm`. With
+    `context_depth=0` every particle is alone, as in its single-particle form with features.
     """
 
     def __init__(self, config: NuFMConfig, features: int, outputs: int):
         super().__init__()
         size, depth = config.hidden_size, config.context_depth
+        self.pooled_norm = nn.LayerNorm(size, elementwise_affine=False) if config.context_pooled_norm else nn.Identity()
         self.feature_norm = nn.LayerNorm(features)
         self.feature_mlp = nn.Sequential(nn.Linear(features, size), nn.GELU(), nn.Linear(size, size), nn.Dropout(config.context_dropout))
         self.input_norm = nn.LayerNorm(size) if depth else nn.Identity()
@@ -33,7 +34,7 @@ class NuFMContextHead(nn.Module):
 
     def forward(self, pooled: Tensor, features: Tensor, sequences: Sequences) -> Tensor:
         """Particles (P, hidden_size) with features (P, F), and the events they form -> (P, outputs)."""
-        hidden = self.input_norm(pooled + self.feature_mlp(self.feature_norm(features.to(pooled.dtype))))
+        hidden = self.input_norm(self.pooled_norm(pooled) + self.feature_mlp(self.feature_norm(features.to(pooled.dtype))))
         for layer in self.layers:
             hidden, _ = layer(hidden, sequences)
         return self.output(self.dropout(self.norm(self.context_norm(hidden))))
