@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -32,6 +33,9 @@ from nufm_hub.cli import app
 from nufm_hub.evaluation import evaluate
 from nufm_hub.evaluation.source import packaged_sample
 from nufm_hub.events.crop_files import CropSettings
+from nufm_hub.events.splits import group_key
+from nufm_hub.metrics import BalancedAccuracy
+from nufm_hub.training.particles import ParticleCollator
 
 SPEC = DetectorSpec.from_dict(
     {
@@ -245,6 +249,32 @@ def test_models_of_crops_take_whole_events(detector, shape, cls, tmp_path):
         result = evaluate(tmp_path / "model", tmp_path / f"{name}.parquet", batch_size=5, num_resamples=0)
         assert result["metrics"]["particle"]["accuracy"] == pytest.approx(accuracy)
         assert result["num_events"] == len(flat)
+    # Particles are as large as those of the training, where that is recorded.
+    sizes_of = [len(next(iter(crop.voxels.values()))) for crop in flat]
+    least = int(np.median(sizes_of)) + 1
+    simulation = {"crops": {"min_voxels": least}, "source": []}
+    (tmp_path / "model" / "training.json").write_text(json.dumps({"data": {"train": {"simulations": [simulation]}}}))
+    large = sum(len(list(replace(settings, min_voxels=least).crops(event, source, spec))) for event in whole)
+    assert 0 < evaluate(tmp_path / "model", tmp_path / "whole.parquet", num_resamples=0)["num_events"] == large < len(flat)
+
+
+def test_particles_of_an_image_are_resampled_together(tmp_path):
+    """Intervals of crops are those of a bootstrap over images."""
+    source = load_detector("pilarnet")
+    settings = CropSettings.load("pilarnet", shape=(48,) * 3, patch=(12, 12, 12), window=(2, 2, 2))
+    spec = settings.detector(source)
+    crops = [c for e, _ in zip(read_events(sample_path("pilarnet")), range(12)) for c in settings.crops(e, source, spec)]
+    images = np.unique([group_key(c, "event") for c in crops], return_inverse=True)[1]
+    processor = NuFMProcessor.fit(crops, spec)
+    model = saved(NuFMForEventParticleID, tmp_path / "model", processor)
+    write_events(crops, tmp_path / "crops.parquet", spec)
+    batch = ParticleCollator(processor)([[c for c, i in zip(crops, images) if i == image] for image in dict.fromkeys(images.tolist())])
+    labels = batch.pop("labels").numpy()
+    with torch.inference_mode():
+        probabilities = model(**batch).logits.double().softmax(-1).numpy()
+    expected = BalancedAccuracy().compute(predictions=probabilities, references=labels, num_resamples=50, groups=images)
+    result = evaluate(tmp_path / "model", tmp_path / "crops.parquet", num_resamples=50)["metrics"]["particle"]
+    assert (result["accuracy_low"], result["accuracy_high"]) == pytest.approx((expected["accuracy_low"], expected["accuracy_high"]))
 
 
 def test_bundled_checkpoints_were_not_trained_on_the_packaged_events(tmp_path):

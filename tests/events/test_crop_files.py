@@ -78,7 +78,7 @@ def test_particles_of_images_stay_together_and_in_order(tmp_path, same_event):
     counts = write_crops(tmp_path / "events", tmp_path / "crops", settings, (0.5, 0.0, 0.5), seed=3)
     small = crop_detector(PILARNET, (168, 168, 180), (12, 12, 10), (2, 2, 3), "scale", features=False)
     assert small.track_branch is None
-    expected = {group_key(e, "event"): list(particle_crops(e, PILARNET, small)) for e in events}
+    expected = {group_key(e, "event"): list(particle_crops(e, PILARNET, small, settings.min_voxels)) for e in events}
     seen = []
     for name in ("train", "test"):
         crops = list(EventDataset(tmp_path / "crops" / name))

@@ -49,7 +49,7 @@ def test_macro_auroc_is_that_of_scikit_learn(digits):
 def test_resampled_auroc_is_that_of_scikit_learn_on_the_resample():
     p, labels = toy(80, digits=1)
     indices = np.random.default_rng(3).integers(0, 80, (5, 80))
-    ours = resampled_auroc(p[:, 0], labels == 0)(multiplicities(indices))
+    ours = resampled_auroc(p[:, 0], labels == 0)(multiplicities(indices, len(p)))
     assert ours == pytest.approx([sklearn_metrics.roc_auc_score(labels[i] == 0, p[i, 0]) for i in indices], abs=1e-12)
 
 
@@ -293,3 +293,28 @@ def test_reconstruction_metrics_of_a_trainer():
     momenta = metrics.momentum_metrics(processor)(EvalPrediction((*predicted.values(), missing), labels))
     assert momenta.items() <= result.items()
     assert "flavour_accuracy" not in result
+
+
+def test_groups_are_resampled_as_one():
+    """Ten copies of an event say no more than one: intervals are those of the events behind them."""
+    p, labels = toy(60, digits=2)
+    copies = np.repeat(np.arange(60), 10)
+    for metric in CLASSIFICATION:
+        one = metric().compute(predictions=p, references=labels)
+        grouped = metric().compute(predictions=p[copies], references=labels[copies], groups=copies)
+        naive = metric().compute(predictions=p[copies], references=labels[copies])
+        for key in (k for k, v in one.items() if f"{k}_low" in one and not isinstance(v, dict)):
+            width, of_groups, of_copies = (r[f"{key}_high"] - r[f"{key}_low"] for r in (one, grouped, naive))
+            assert grouped[key] == pytest.approx(one[key])
+            assert of_groups == pytest.approx(width, rel=0.15)
+            assert of_copies < 0.6 * width
+    with pytest.raises(ValueError, match="groups are given for 3 events, but there are 60"):
+        metrics.MacroAUROC().compute(predictions=p, references=labels, groups=[0, 1, 2])
+
+
+def test_resamples_of_groups_differ_in_size():
+    p, labels = toy(200)
+    groups = np.repeat([0, 1, 2, 3, 4], [100, 50, 25, 15, 10])
+    shares = np.array([(p.argmax(1) == labels)[groups == g].mean() for g in range(5)])
+    result = metrics.BalancedAccuracy().compute(predictions=p, references=labels, groups=groups, num_resamples=2000)
+    assert shares.min() <= result["accuracy_low"] < result["accuracy"] < result["accuracy_high"] <= shares.max()

@@ -73,7 +73,7 @@ def evaluate(
     as_images = isinstance(model, NuFMForEventParticleID)
     with_shares = isinstance(model, (NuFMForVoxelClassification, NuFMForPreTraining))
     options = {"generator": torch.Generator(device).manual_seed(seed)} if isinstance(model, NuFMForPreTraining) else {}
-    data, groups = open_events(packaged_sample(spec) if events is None else events, spec, as_images)
+    data, groups = open_events(packaged_sample(spec) if events is None else events, spec, as_images, folder)
     scores, seconds, count = Scores(spec), 0.0, 0
     clock = time.process_time if device.type == "cpu" else time.perf_counter
     while group := list(islice(groups, batch_size)):

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from nufm_hub.detectors import DetectorSpec
 from nufm_hub.events import Event
+from nufm_hub.events.splits import group_key
 from nufm_hub.metrics import (
     BalancedAccuracy,
     ErrorDetectionAUROC,
@@ -28,9 +29,16 @@ from nufm_hub.models import NuFMForPreTraining, NuFMForVoxelClassification, NuFM
 _MOMENTA = ("visible_momentum", "jet_momentum", "lepton_momentum", "missing_pt")
 
 
-def class_scores(probabilities: np.ndarray, labels: np.ndarray, classes: Sequence[str], num_resamples: int = 1000, seed: int = 0) -> dict[str, Any]:
-    """All metrics of a classification: probabilities (B, K), class indices (B,)."""
-    options = {"predictions": probabilities, "references": labels, "num_resamples": num_resamples, "seed": seed}
+def class_scores(
+    probabilities: np.ndarray,
+    labels: np.ndarray,
+    classes: Sequence[str],
+    num_resamples: int = 1000,
+    seed: int = 0,
+    groups: Sequence[int] | np.ndarray | None = None,
+) -> dict[str, Any]:
+    """All metrics of a classification: probabilities (B, K), class indices (B,), and what is resampled as one, (B,)."""
+    options = {"predictions": probabilities, "references": labels, "num_resamples": num_resamples, "seed": seed, "groups": groups}
     merged = MacroAUROC().compute(**options, class_names=classes)
     left_out = merged.pop("classes_left_out")  # also a result of the balanced accuracy, of fewer classes
     for metric in (BalancedAccuracy, ErrorDetectionAUROC, ExpectedCalibrationError):
@@ -58,6 +66,7 @@ class Scores:
         self.truth: dict[str, list[np.ndarray]] = {}
         self.voxels = {label.name: VoxelClassification(label) for label in spec.voxel_branches[0].labels}
         self.losses: dict[str, list[tuple[float, int]]] = {}
+        self._origins: list[str] = []
 
     def add(self, model: PreTrainedModel, processor: NuFMProcessor, outputs: Any, events: list[Event], shares: torch.Tensor | None) -> None:
         if isinstance(model, NuFMForPreTraining):
@@ -70,6 +79,12 @@ class Scores:
                 self.predictions.setdefault(name, []).append(values)
             for name, values in _truth(events, self.spec).items():
                 self.truth.setdefault(name, []).append(values)
+            self._origins += [group_key(e, "event") if "index" in e.provenance else f"unknown {len(self._origins) + i}" for i, e in enumerate(events)]
+
+    def _groups(self) -> np.ndarray | None:
+        """Number of the event that each crop is from, (B,); None where every one is from another event."""
+        numbers = np.unique(self._origins, return_inverse=True)[1]
+        return None if len(set(numbers.tolist())) == len(numbers) else numbers
 
     def _add_voxels(self, logits: np.ndarray, shares: np.ndarray) -> None:
         column = 0
@@ -80,12 +95,13 @@ class Scores:
 
     def metrics(self, model: PreTrainedModel, processor: NuFMProcessor, num_resamples: int, seed: int) -> dict[str, Any]:
         predictions, truth = ({k: np.concatenate(v) for k, v in d.items()} for d in (self.predictions, self.truth))
-        options = {"num_resamples": num_resamples, "seed": seed}
+        options, groups = {"num_resamples": num_resamples, "seed": seed}, self._groups()
         metrics: dict[str, Any] = {}
         for name in self.spec.event_labels:
             if name in predictions and (known := truth[name] >= 0).any():
                 classes = self.spec.classes(name)
-                metrics[name] = class_scores(predictions[name][known], truth[name][known], classes, **options)
+                of_known = None if groups is None else groups[known]
+                metrics[name] = class_scores(predictions[name][known], truth[name][known], classes, **options, groups=of_known)
         if "vertex" in predictions and (known := np.isfinite(truth["vertex"]).all(axis=1)).any():
             mean = np.asarray(processor.statistics["vertex"]["mean"])
             metrics |= vertex_scores(predictions["vertex"][known], truth["vertex"][known], mean, **options)

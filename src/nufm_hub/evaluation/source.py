@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from nufm_hub import checkpoints
 from nufm_hub.detectors import DetectorSpec
 from nufm_hub.events import Event, list_shards, read_detector, read_events
 from nufm_hub.events.crop_files import CropSettings
+from nufm_hub.events.crops import MIN_VOXELS
 from nufm_hub.events.samples import list_samples, sample_path
 from nufm_hub.events.splits import group_key
 from nufm_hub.files import sha256_of
@@ -19,9 +21,12 @@ from nufm_hub.provenance import simulations_of
 
 
 def open_events(
-    events: str | Path | Sequence[str | Path] | Sequence[Event], spec: DetectorSpec, as_images: bool
+    events: str | Path | Sequence[str | Path] | Sequence[Event], spec: DetectorSpec, as_images: bool, folder: Path
 ) -> tuple[dict[str, Any], Iterator[list[Event]]]:
-    """A description of the events; and the events, those that go through the model together in one list."""
+    """A description of the events; and the events, those that go through the model together in one list.
+
+    Whole events become crops as those that the checkpoint in `folder` was trained on.
+    """
     if not isinstance(events, (str, Path)) and events and isinstance(events[0], Event):
         data = {"detector": spec.name, "detector_hash": spec.hash, "files": [], "events_sha256": None, "simulations": []}
         return data, _grouped(events, as_images)
@@ -37,7 +42,7 @@ def open_events(
     stream = (event for file in files for event in read_events(file))
     if held.hash == spec.hash:
         return data, _grouped(stream, as_images)
-    if (settings := crop_settings(held, spec)) is None:
+    if (settings := crop_settings(held, spec, folder)) is None:
         raise ValueError(f"the checkpoint reads detector {spec.name!r} (hash {spec.hash}), the events are of {held.name!r} (hash {held.hash})")
     cropped = (crops for event in stream if (crops := list(settings.crops(event, held, spec))))
     return data, cropped if as_images else ([crop] for crops in cropped for crop in crops)
@@ -63,16 +68,38 @@ def _grouped(events: Iterable[Event], as_images: bool) -> Iterator[list[Event]]:
     return (list(crops) for _, crops in groupby(events, key=lambda event: group_key(event, "event")))
 
 
-def crop_settings(detector: DetectorSpec, wanted: DetectorSpec) -> CropSettings | None:
-    """How events of a detector become those of a detector of crops; None where they do not."""
+def crop_settings(detector: DetectorSpec, wanted: DetectorSpec, folder: Path | None = None) -> CropSettings | None:
+    """How events of a detector become those of a detector of crops; None where they do not.
+
+    The detector of crops does not say how small a particle may be: as small as in the training of the checkpoint in `folder`, where that is
+    recorded, else as usual for the detector.
+    """
     branch = wanted.voxel_branches[0]
     if "particle" in detector.event_labels:
         for fit in ("clamp", "scale"):
             for features in (True, False):
                 settings = CropSettings(branch.shape, branch.patch, branch.window, fit, "event", features)
                 if settings.detector(detector).hash == wanted.hash:
-                    return settings
+                    return replace(settings, min_voxels=_min_voxels(detector, folder))
     return None
+
+
+def _min_voxels(detector: DetectorSpec, folder: Path | None) -> int:
+    recorded = [s["crops"]["min_voxels"] for s in (_training(folder, "train") if folder else ()) if "crops" in s]
+    if recorded:
+        return recorded[0]
+    try:
+        return CropSettings.load(detector.name).min_voxels
+    except ValueError:  # no detector of the package
+        return MIN_VOXELS
+
+
+def _training(folder: Path, *parts: str) -> list[dict[str, Any]]:
+    """The simulations that the training events of a checkpoint came from, by its record; `parts` of `train` and `validation`."""
+    if not (path := folder / "training.json").is_file():
+        return []
+    data = json.loads(path.read_text(encoding="utf-8")).get("data", {})
+    return [simulation for part in parts for simulation in (data.get(part) or {}).get("simulations", [])]
 
 
 def is_held_out(folder: Path, simulations: list[dict[str, Any]]) -> bool | None:

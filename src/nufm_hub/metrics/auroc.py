@@ -40,8 +40,8 @@ def resampled_auroc(scores: np.ndarray, positive: np.ndarray) -> Callable[[np.nd
     return auroc
 
 
-def multiplicities(indices: np.ndarray) -> np.ndarray:
-    """How often each of N events occurs in each resample: float64 (R, N) from indices (R, N)."""
-    rows, n = indices.shape
+def multiplicities(indices: np.ndarray, n: int) -> np.ndarray:
+    """How often each of n events occurs in each resample: float64 (R, n) from indices (R, M)."""
+    rows = len(indices)
     flat = (indices + n * np.arange(rows)[:, None]).ravel()
     return np.bincount(flat, minlength=rows * n).reshape(rows, n).astype(np.float64)

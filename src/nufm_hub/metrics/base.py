@@ -81,9 +81,12 @@ class EventMetric(evaluate.Metric):
 
 
 class ClassificationMetric(EventMetric):
-    """Predictions are class probabilities (B, K), references class indices (B,)."""
+    """Predictions are class probabilities (B, K), references class indices (B,).
 
-    inputs_text = "Args: predictions: class probabilities (B, K); references: class indices (B,)."
+    `groups`, an option of `compute`: (B,), what is resampled as one for the intervals, such as the image of each particle; events if None.
+    """
+
+    inputs_text = "Args: predictions: class probabilities (B, K); references: class indices (B,); groups: what is resampled as one (B,)."
     features_of: ClassVar = {"predictions": datasets.Sequence(datasets.Value("float64")), "references": datasets.Value("int64")}
 
     def _checked(self, predictions: Any, references: Any) -> tuple[np.ndarray, np.ndarray]:

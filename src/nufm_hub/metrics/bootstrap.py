@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,28 +22,48 @@ class Estimate(NamedTuple):
     high: np.ndarray
 
 
-def bootstrap(statistic: Statistic, num_events: int, num_resamples: int = 1000, seed: int = 0) -> dict[str, Estimate]:
+def bootstrap(
+    statistic: Statistic, num_events: int, num_resamples: int = 1000, seed: int = 0, groups: Sequence[Any] | np.ndarray | None = None
+) -> dict[str, Estimate]:
     """Values on all events and central 95 % percentile intervals over resamples of events (Efron, Ann. Stat. 7 (1979) 1).
 
     Args:
-        statistic: maps event indices (R, N), one resample a row, to named arrays (R,) or (R, K), NaN where undefined.
+        statistic: maps event indices (R, M), one resample a row, to named arrays (R,) or (R, K), NaN where undefined.
         num_events: N.
         num_resamples: resamples drawn with replacement; 0 leaves the intervals undefined.
         seed: of the resamples; the same seed gives the same intervals.
+        groups: (N,), what each event belongs to, such as the image of a particle: groups are drawn instead of events, since those of a group
+            are not independent. The number M of events then differs from resample to resample.
 
     Resamples in which a statistic is undefined (a rare class was not drawn) do not enter its interval.
+
+    Raises:
+        ValueError: a negative `num_resamples`, or `groups` of another length.
     """
     if num_resamples < 0:
         raise ValueError(f"num_resamples={num_resamples} is negative; 0 gives values without intervals")
     values = {name: np.asarray(v, dtype=np.float64)[0] for name, v in statistic(np.arange(num_events)[None]).items()}
     rng = np.random.default_rng(seed)
-    rows = max(1, _CHUNK // num_events)
     drawn: dict[str, list[np.ndarray]] = {name: [] for name in values}
-    for start in range(0, num_resamples, rows):
-        indices = rng.integers(0, num_events, (min(rows, num_resamples - start), num_events))
+    for indices in _resamples(num_events, num_resamples, rng) if groups is None else _resamples_of_groups(groups, num_events, num_resamples, rng):
         for name, v in statistic(indices).items():
             drawn[name].append(v)
     return {name: Estimate(value, *_interval(drawn[name], value)) for name, value in values.items()}
+
+
+def _resamples(num_events: int, num_resamples: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    rows = max(1, _CHUNK // num_events)
+    for start in range(0, num_resamples, rows):
+        yield rng.integers(0, num_events, (min(rows, num_resamples - start), num_events))
+
+
+def _resamples_of_groups(groups: Sequence[Any] | np.ndarray, num_events: int, num_resamples: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    if len(groups) != num_events:
+        raise ValueError(f"groups are given for {len(groups)} events, but there are {num_events}")
+    _, number, sizes = np.unique(np.asarray(groups), return_inverse=True, return_counts=True)
+    members = np.split(np.argsort(number, kind="stable"), sizes.cumsum()[:-1])
+    for _ in range(num_resamples):
+        yield np.concatenate([members[g] for g in rng.integers(0, len(members), len(members))])[None]
 
 
 def _interval(chunks: Sequence[np.ndarray], value: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

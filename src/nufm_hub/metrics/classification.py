@@ -21,18 +21,24 @@ class MacroAUROC(ClassificationMetric):
     """
 
     def _compute(
-        self, predictions: Any, references: Any, class_names: Sequence[str] | None = None, num_resamples: int = 1000, seed: int = 0
+        self,
+        predictions: Any,
+        references: Any,
+        class_names: Sequence[str] | None = None,
+        num_resamples: int = 1000,
+        seed: int = 0,
+        groups: Sequence[Any] | None = None,
     ) -> dict[str, Any]:
         p, labels = self._checked(predictions, references)
         names = names_of_classes(self.name, class_names, p.shape[1])
-        result = report(bootstrap(self._statistic(p, labels), len(p), num_resamples, seed), len(p), names)
+        result = report(bootstrap(self._statistic(p, labels), len(p), num_resamples, seed, groups), len(p), names)
         return {**result, "classes_left_out": [name for name, value in result["auroc"].items() if value is None]}
 
     def _statistic(self, p: np.ndarray, labels: np.ndarray) -> Statistic:
         curves = [resampled_auroc(p[:, k], labels == k) for k in range(p.shape[1])]
 
         def statistic(indices: np.ndarray) -> dict[str, np.ndarray]:
-            counts = multiplicities(indices)
+            counts = multiplicities(indices, len(p))
             auroc = np.stack([curve(counts) for curve in curves], axis=1)
             return {"macro_auroc": _mean_of_defined(auroc), "auroc": auroc}
 
@@ -47,12 +53,18 @@ class PurityEfficiency(ClassificationMetric):
     """
 
     def _compute(
-        self, predictions: Any, references: Any, class_names: Sequence[str] | None = None, num_resamples: int = 1000, seed: int = 0
+        self,
+        predictions: Any,
+        references: Any,
+        class_names: Sequence[str] | None = None,
+        num_resamples: int = 1000,
+        seed: int = 0,
+        groups: Sequence[Any] | None = None,
     ) -> dict[str, Any]:
         p, labels = self._checked(predictions, references)
         names = names_of_classes(self.name, class_names, p.shape[1])
         predicted = p.argmax(1)
-        result = report(bootstrap(self._statistic(p, labels), len(p), num_resamples, seed), len(p), names)
+        result = report(bootstrap(self._statistic(p, labels), len(p), num_resamples, seed, groups), len(p), names)
         for key, of in (("num_true", labels), ("num_predicted", predicted), ("num_correct", labels[labels == predicted])):
             result[key] = dict(zip(names, np.bincount(of, minlength=p.shape[1]).tolist()))
         return result
@@ -75,11 +87,17 @@ class BalancedAccuracy(ClassificationMetric):
     """
 
     def _compute(
-        self, predictions: Any, references: Any, class_names: Sequence[str] | None = None, num_resamples: int = 1000, seed: int = 0
+        self,
+        predictions: Any,
+        references: Any,
+        class_names: Sequence[str] | None = None,
+        num_resamples: int = 1000,
+        seed: int = 0,
+        groups: Sequence[Any] | None = None,
     ) -> dict[str, Any]:
         p, labels = self._checked(predictions, references)
         names = names_of_classes(self.name, class_names, p.shape[1])
-        result = report(bootstrap(self._statistic(p, labels), len(p), num_resamples, seed), len(p))
+        result = report(bootstrap(self._statistic(p, labels), len(p), num_resamples, seed, groups), len(p))
         return {**result, "classes_left_out": [name for k, name in enumerate(names) if not (labels == k).any()]}
 
     def _statistic(self, p: np.ndarray, labels: np.ndarray) -> Statistic:
@@ -88,7 +106,7 @@ class BalancedAccuracy(ClassificationMetric):
         def statistic(indices: np.ndarray) -> dict[str, np.ndarray]:
             table = _confusion(labels, predicted, p.shape[1], indices)
             correct = table.diagonal(axis1=1, axis2=2)
-            return {"balanced_accuracy": _mean_of_defined(_ratio(correct, table.sum(2))), "accuracy": correct.sum(1) / len(p)}
+            return {"balanced_accuracy": _mean_of_defined(_ratio(correct, table.sum(2))), "accuracy": correct.sum(1) / indices.shape[1]}
 
         return statistic
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -20,16 +21,18 @@ class ErrorDetectionAUROC(ClassificationMetric):
 
     citation_text = "arXiv:2302.03787"
 
-    def _compute(self, predictions: Any, references: Any, num_resamples: int = 1000, seed: int = 0) -> dict[str, Any]:
+    def _compute(
+        self, predictions: Any, references: Any, num_resamples: int = 1000, seed: int = 0, groups: Sequence[Any] | None = None
+    ) -> dict[str, Any]:
         p, labels = self._checked(predictions, references)
         right = p.argmax(1) == labels
-        estimates = bootstrap(self._statistic(p, labels), len(p), num_resamples, seed)
+        estimates = bootstrap(self._statistic(p, labels), len(p), num_resamples, seed, groups)
         return {**report(estimates, len(p)), "num_right": int(right.sum()), "num_wrong": int((~right).sum())}
 
     def _statistic(self, p: np.ndarray, labels: np.ndarray) -> Statistic:
         # p log p tends to 0 with p; log(1) stands in where p is 0.
         curve = resampled_auroc((p * np.log(np.where(p > 0, p, 1))).sum(1), p.argmax(1) == labels)
-        return lambda indices: {"error_detection_auroc": curve(multiplicities(indices))}
+        return lambda indices: {"error_detection_auroc": curve(multiplicities(indices, len(p)))}
 
 
 class ExpectedCalibrationError(ClassificationMetric):
@@ -42,11 +45,13 @@ class ExpectedCalibrationError(ClassificationMetric):
 
     citation_text = "arXiv:1706.04599"
 
-    def _compute(self, predictions: Any, references: Any, num_bins: int = 15, num_resamples: int = 1000, seed: int = 0) -> dict[str, Any]:
+    def _compute(
+        self, predictions: Any, references: Any, num_bins: int = 15, num_resamples: int = 1000, seed: int = 0, groups: Sequence[Any] | None = None
+    ) -> dict[str, Any]:
         p, labels = self._checked(predictions, references)
         if num_bins < 1:
             raise ValueError(f"{self.name}: num_bins={num_bins} must be at least 1")
-        return {**report(bootstrap(self._statistic(p, labels, num_bins), len(p), num_resamples, seed), len(p)), "num_bins": num_bins}
+        return {**report(bootstrap(self._statistic(p, labels, num_bins), len(p), num_resamples, seed, groups), len(p)), "num_bins": num_bins}
 
     def _statistic(self, p: np.ndarray, labels: np.ndarray, num_bins: int = 15) -> Statistic:
         confidence = p.max(1)
@@ -58,6 +63,6 @@ class ExpectedCalibrationError(ClassificationMetric):
             rows = len(indices)
             cell = bins[indices] + num_bins * np.arange(rows)[:, None]
             sums = np.bincount(cell.ravel(), weights=excess[indices].ravel(), minlength=rows * num_bins)
-            return {"expected_calibration_error": np.abs(sums.reshape(rows, num_bins)).sum(1) / len(p)}
+            return {"expected_calibration_error": np.abs(sums.reshape(rows, num_bins)).sum(1) / indices.shape[1]}
 
         return statistic

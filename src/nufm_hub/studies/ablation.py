@@ -97,7 +97,7 @@ def study_ablation(
         raise ValueError(f"{checkpoint} reads {spec.name!r}, whose only branch is {spec.branches[0].name!r}: nothing would be left")
     model.to("cuda" if torch.cuda.is_available() and not use_cpu else "cpu")
     scores = {variant: Scores(spec) for variant in variants(spec)}
-    data, groups = open_events(list(test), spec, as_images=False)
+    data, groups = open_events(list(test), spec, as_images=False, folder=folder)
     events = iter(tqdm((event for group in groups for event in group), desc="ablation", unit="event"))
     empty, count = dict.fromkeys((b.name for b in spec.branches), 0), 0
     while batch := list(islice(events, batch_size)):
