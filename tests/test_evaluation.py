@@ -30,8 +30,8 @@ from nufm_hub import (
     write_events,
 )
 from nufm_hub.cli import app
-from nufm_hub.evaluation import evaluate
-from nufm_hub.evaluation.source import packaged_sample
+from nufm_hub.evaluation import evaluate, weights_sha256
+from nufm_hub.evaluation.source import is_held_out, packaged_sample
 from nufm_hub.events.crop_files import CropSettings
 from nufm_hub.events.splits import group_key
 from nufm_hub.metrics import BalancedAccuracy
@@ -322,3 +322,30 @@ def test_command(processor, files, tmp_path):
     result = CliRunner().invoke(app, ["evaluate", "nufm/unknown"])
     assert result.exit_code == 2
     assert "nufm/unknown" in result.output
+
+
+def test_who_has_seen_which_part(tmp_path):
+    """Parts of one split are apart; the same part, or all of the simulation, is not; what is not recorded cannot be told."""
+    simulation = {"simulation": "superfgd", "seed": 3}
+    split = {"split": {"fractions": [0.8, 0.1, 0.1], "seed": 7}, "source": [simulation]}
+    record: dict = {"source": None, "data": {"train": {"simulations": [split | {"part": "train"}]}, "validation": None}}
+
+    def held_out(*simulations: dict, **changes) -> bool | None:
+        (tmp_path / "training.json").write_text(json.dumps(record | changes))
+        return is_held_out(tmp_path, list(simulations))
+
+    assert held_out(split | {"part": "test"}) is True
+    assert held_out(split | {"part": "train"}) is False
+    assert held_out(simulation) is False
+    assert held_out(split | {"part": "test", "split": {"fractions": [0.5, 0.1, 0.4], "seed": 7}}) is False
+    assert held_out(split) is None
+    assert held_out(simulation | {"seed": 4}) is True
+    assert held_out(simulation | {"seed": 4}, {}) is None
+    assert held_out() is None
+    assert held_out(simulation | {"seed": 4}, source="somebody/elses") is None
+    assert held_out(simulation, source="somebody/elses") is False
+    encoder = "nufm/fasercal-mae-rel"
+    assert held_out(simulation | {"seed": 4}, source=encoder, source_sha256="0" * 64) is None  # other weights than those that come with the package
+    right = {"source": encoder, "source_sha256": weights_sha256(checkpoint_path(encoder))}
+    assert held_out(simulation | {"seed": 4}, **right) is True
+    assert held_out({"simulation": "fasercal", "seed": 1}, **right) is False  # seen in pre-training

@@ -243,6 +243,7 @@ def test_studies_of_the_same_weights_are_shown_with_what_got_worse(folder):
     study_file(results, "data-efficiency", ENCODER)
     study_file(results, "transfer-superfgd", ENCODER, "superfgd")
     study_file(results, "stale", "0" * 64)
+    study_file(results, "data-efficiency-vertex", "1" * 64)
     text = str(make_card(record(folder), results))
     rows = rows_of(text)
     assert ["flavour macro-AUROC", "100", "0.62 ± 0.02828 (0.6 to 0.64)", "0.71 ± 0.01414 (0.7 to 0.72)"] in rows
@@ -253,6 +254,7 @@ def test_studies_of_the_same_weights_are_shown_with_what_got_worse(folder):
     assert "Made by `nufm study data-efficiency`" in text
     assert "[data-efficiency-curves.png](results/data-efficiency-curves.png)" in text
     assert "8 of 9 runs are done" in text
+    assert "data-efficiency-vertex-curves.png" not in text  # of another study
     factor = np.exp(np.interp(0.71, (0.62, 0.81), np.log((100, 1000)))) / 100
     by_seed = [np.exp(np.interp(v, c, np.log((100, 1000)))) / 100 for v, c in ((0.70, (0.60, 0.80)), (0.72, (0.64, 0.82)))]
     assert ["flavour macro-AUROC", "100", "mae-rel", shown(factor), ", ".join(map(shown, by_seed))] in rows
@@ -261,8 +263,8 @@ def test_studies_of_the_same_weights_are_shown_with_what_got_worse(folder):
     assert ["1000", "mae-rel", "final", "0 of 2", "–"] in rows
     assert "superfgd" not in text
     shutil.copy(RESULTS / "fasercal-mae-rel.json", results)
-    assert "Made by `nufm study transfer`" in str(make_card("nufm/fasercal-mae-rel", results))
-    assert "earlier weights of the same name are left out: stale" in text
+    assert "Made by `nufm study transfer superfgd`" in str(make_card("nufm/fasercal-mae-rel", results))
+    assert "earlier weights of the same name are left out: data-efficiency-vertex, stale" in text
 
 
 def test_without_a_study_the_card_says_so(folder):
@@ -285,20 +287,20 @@ def test_particles_on_another_detector(tmp_path):
     report.save(folder)
     NuFMProcessor.fit([crop for event in events for crop in settings.crops(event, source, spec)], spec).save_pretrained(folder)
     simulation = {k: v for k, v in json.loads(sample_path("superfgd").with_suffix(".json").read_text()).items() if k != "shards"}
-    record = {"crops": {}, "split": {"fractions": [0.8, 0.1, 0.1], "seed": 7}, "source": [simulation]}
+    record = {"crops": {"min_voxels": 5}, "split": {"fractions": [0.8, 0.1, 0.1], "seed": 7}, "source": [simulation]}
     training = json.loads((checkpoint_path(HEAD) / "training.json").read_text())
     training |= {
         "task": "particle",
         "transfer": True,
         "source": "nufm/fasercal-mae-rel",
         "source_sha256": ENCODER,
-        "data": {"train": {"events": 16, "simulations": [record]}, "validation": None},
+        "data": {"train": {"events": 16, "simulations": [record | {"part": "train"}]}, "validation": None},
     }
     (folder / "training.json").write_text(json.dumps(training))
     data = tmp_path / "test"
     data.mkdir()
     write_events((crop for event in events[:8] for crop in settings.crops(event, source, spec)), data / "crops.parquet", spec)
-    (data / "provenance.json").write_text(json.dumps(record))
+    (data / "provenance.json").write_text(json.dumps(record | {"part": "test"}))
     (tmp_path / "results").mkdir()
     (tmp_path / "results" / "toy-pid.json").write_text(json.dumps(evaluate(folder, data, num_resamples=10)))
 

@@ -147,6 +147,8 @@ def test_command_line(toy, tmp_path):
 
 
 def test_bad_arguments_are_named(toy, tmp_path):
+    with pytest.raises(ValueError, match=r"test\.parquet is among both events and test"):
+        study_representation({"mae": str(toy / "encoder")}, [toy / "test.parquet"], [toy / "test.parquet"], toy / "r", toy / "results")
     with pytest.raises(ValueError, match="at least one"):
         study_representation({}, [toy / "train.parquet"], [toy / "test.parquet"], tmp_path, tmp_path)
     for wrong in ("mae", "=x", "scratch=x"):

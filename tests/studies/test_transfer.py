@@ -103,6 +103,47 @@ def test_from_images_to_figures(command, tmp_path, monkeypatch):
     assert result.exit_code == 2
     assert "made with other fractions" in " ".join(result.output.replace("│", " ").split())
 
+    # Events of the same name that come from another simulation are other events.
+    plan(tmp_path)
+    (events_of(command) / "provenance.json").write_text(json.dumps({"simulation": "chamber", "seed": 2}))
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 2
+    assert "made with other events" in " ".join(result.output.replace("│", " ").split())
+
+
+def events_of(command: list[str]) -> Path:
+    place = Path(command[command.index("--events") + 1])
+    return place if place.is_dir() else place.parent
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"task": "vertex"}, "task 'vertex' of a transfer is one of"),
+        ({"evaluations": -1}, "evaluations=-1"),
+        ({"fractions": [0.5, 0.5, 0]}, "must be the three positive shares"),
+    ],
+)
+def test_plans_that_cannot_work_are_refused(changes, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        TransferPlan.load(plan(tmp_path, **changes))
+
+
+def test_trainings_without_a_look_at_the_validation_loss(command, tmp_path):
+    plan(tmp_path, evaluations=0)
+    result = CliRunner().invoke(app, [*command, "--tune-learning-rate", "0.1", "--seed", "0", "--share", "30%"])
+    assert result.exit_code == 0, result.output
+    summary = json.loads((tmp_path / "results" / "transfer-chamber.json").read_text())
+    assert summary["steps_to_reference_loss"] == []
+    assert not (tmp_path / "results" / "transfer-chamber-loss.png").exists()
+
+
+def test_nothing_to_summarise(command, tmp_path):
+    result = CliRunner().invoke(app, [*command, "--summarise"])
+    assert result.exit_code == 2
+    assert "holds nothing that could be summarised" in " ".join(result.output.replace("│", " ").split())
+    assert not (tmp_path / "runs").exists()
+
 
 @pytest.mark.parametrize(
     ("options", "message"),
@@ -199,7 +240,7 @@ def test_crosstalk_of_simulated_particles(tmp_path):
     assert {(e["labels"], e["crosstalk"]) for e in summary["summary"]} == {(most, 0.03), (most, 0.3)}
     assert (tmp_path / "results" / f"crosstalk-n{most}.png").exists()
 
-    few, many = (list(EventDataset(tmp_path / "crosstalk" / "crops" / f"crosstalk-{c}.parquet")) for c in ("0.03", "0.3"))
+    few, many = (list(EventDataset(tmp_path / "crosstalk" / "crops" / "*" / f"crosstalk-{c}.parquet")) for c in ("0.03", "0.3"))
     same = {c.provenance["index"]: c for c in many}
     pairs = [(c, same[c.provenance["index"]]) for c in few if c.provenance["index"] in same]
     assert len(pairs) > 10

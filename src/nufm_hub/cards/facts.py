@@ -12,8 +12,8 @@ from typing import Any
 
 from nufm_hub import checkpoints
 from nufm_hub.detectors import DetectorSpec
-from nufm_hub.evaluation.checkpoint import checkpoint_folder, checkpoint_name, weights_sha256
-from nufm_hub.evaluation.source import crop_settings, packaged_sample
+from nufm_hub.evaluation.checkpoint import checkpoint_folder, checkpoint_name
+from nufm_hub.evaluation.source import crop_settings, packaged_sample, weights_sha256
 from nufm_hub.events import read_detector
 from nufm_hub.events.crop_files import CropSettings
 from nufm_hub.files import sha256_of

@@ -42,8 +42,9 @@ def simulate_commands(facts: Facts) -> list[str]:
 
 
 def crop_splits(facts: Facts) -> list[dict[str, Any]]:
-    """How crops were shared out, each way once; nothing for whole events."""
-    different = {json.dumps(record["split"], sort_keys=True): record["split"] for _, record in _records(facts) if "split" in record}
+    """How the evaluated crops were set apart from those of the training, each way once; nothing for events that were not split."""
+    records = facts.evaluation["data"]["simulations"]
+    different = {json.dumps(record["split"], sort_keys=True): record["split"] for record in records if "split" in record}
     return list(different.values())
 
 

@@ -14,7 +14,7 @@ from nufm_hub.studies.command import app
 from nufm_hub.studies.tables import better
 
 from .facts import Facts
-from .markdown import interval, number, table
+from .markdown import interval, number, revision, table
 from .scores import metric_name, quantity_name
 
 _SERIES, _REFERENCE = "initialisation", "scratch"
@@ -32,6 +32,7 @@ class StudyTables:
         name: of the study, and `command`, which runs it.
         file: with its results, and `plots`, names of the files.
         progress: what is done of it, such as `"3 of 9"`; empty when all is.
+        revisions: of the code that made the runs.
         seeds: trainings behind each number, such as `"3"` or `"2 to 3"`.
         columns: what the study varies besides the initialisation, such as `"labels"`.
         counts: initialisation -> (metrics better than from scratch, worse ones), by their means.
@@ -43,6 +44,7 @@ class StudyTables:
     file: str
     plots: tuple[str, ...]
     progress: str
+    revisions: tuple[str, ...]
     seeds: str = ""
     columns: tuple[str, ...] = ()
     counts: dict[str, tuple[int, int]] = field(default_factory=dict)
@@ -73,17 +75,27 @@ def _detectors(data: Mapping[str, Any]) -> set[str]:
     return {d["detector"].removesuffix("-crop") for d in described if isinstance(d, Mapping) and "detector" in d}
 
 
-def _command(study: str) -> str:
-    """`transfer-superfgd` is made by `nufm study transfer`."""
-    names = [name for name in get_command(app).commands if f"{study}-".startswith(f"{name}-")]
-    return f"nufm study {max(names, key=len, default=study)}"
+def _command(data: Mapping[str, Any]) -> str:
+    """What makes a study again, but for options that scale it: `transfer-superfgd` is made by `nufm study transfer superfgd`."""
+    study = data["study"]
+    name = max((name for name in get_command(app).commands if f"{study}-".startswith(f"{name}-")), key=len, default=study)
+    which = study.removeprefix(name).removeprefix("-")
+    words = [data["checkpoint"]] if name == "ablation" else ["--task", which] if name == "data-efficiency" and which else [which] if which else []
+    return " ".join(["nufm study", name, *words])
+
+
+def _plots(path: Path) -> tuple[str, ...]:
+    """Figures of the study with this file; not those of another one whose name is longer, such as `transfer-superfgd-voxels`."""
+    others = [p.stem for p in path.parent.glob(f"{path.stem}-*.json")]
+    named = (p for p in sorted(path.parent.glob(f"{path.stem}*.png")) if p.stem == path.stem or p.stem.startswith(f"{path.stem}-"))
+    return tuple(p.name for p in named if not any(p.stem == other or p.stem.startswith(f"{other}-") for other in others))
 
 
 def _tables(data: Mapping[str, Any], path: Path) -> StudyTables:
-    plots = tuple(p.name for p in sorted(path.parent.glob(f"{path.stem}*.png")))
     runs = data.get("runs")
     progress = f"{runs['finished']} of {runs['planned']}" if isinstance(runs, Mapping) and runs["finished"] < runs["planned"] else ""
-    about = {"name": data["study"], "command": _command(data["study"]), "file": path.name, "plots": plots, "progress": progress}
+    about = {"name": data["study"], "command": _command(data), "file": path.name, "plots": _plots(path), "progress": progress}
+    about["revisions"] = tuple(map(revision, data.get("git_revisions") or [data.get("git_revision")]))
     if not (entries := data.get("summary")):
         return StudyTables(**about)
     columns = [key for key in entries[0] if key not in (_SERIES, "runs", "metrics")]
@@ -145,9 +157,7 @@ def _label_factors(entries: Sequence[Mapping[str, Any]]) -> str:
 
 def _outside(entries: Sequence[Mapping[str, Any]]) -> str:
     rows = [
-        (_metric(e["metric"]), e["labels"], e["initialisation"], e["better"], e["worse"], e["seeds"])
-        for e in entries
-        if _is_headline(e["metric"])
+        (_metric(e["metric"]), e["labels"], e["initialisation"], e["better"], e["worse"], e["seeds"]) for e in entries if _is_headline(e["metric"])
     ]
     return table(("metric", "labels", _SERIES, "better", "worse", "seeds"), rows)
 
@@ -158,7 +168,7 @@ def _steps(entries: Sequence[Mapping[str, Any]]) -> str:
         mean, low, high = (e["share"][key] for key in ("mean", "lowest", "highest"))
         share = "–" if mean is None else f"{number(mean)} ({interval(low, high)})"
         rows.append((e["labels"], e["initialisation"], e["target"], f"{e['reached']} of {e['runs']}", share))
-    return table(("labels", _SERIES, "loss of scratch", "seeds that reach it", "share of its steps"), rows)
+    return table(("labels", _SERIES, "loss of scratch", "seeds that reach it", "share of the steps scratch needs for it"), rows)
 
 
 def _cell(metric: str, metrics: Mapping[str, Any] | None, reference: Mapping[str, Any] | None) -> tuple[str, int]:

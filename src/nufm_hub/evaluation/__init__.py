@@ -8,7 +8,8 @@ __all__ = ["checkpoint_folder", "class_scores", "evaluate", "vertex_scores", "we
 __getattr__ = lazy_names(
     __name__,
     {
-        **dict.fromkeys(("checkpoint_folder", "evaluate", "weights_sha256"), "checkpoint"),
+        **dict.fromkeys(("checkpoint_folder", "evaluate"), "checkpoint"),
+        "weights_sha256": "source",
         **dict.fromkeys(("class_scores", "vertex_scores"), "scores"),
     },
 )

@@ -15,12 +15,11 @@ from transformers import PreTrainedModel
 
 from nufm_hub import checkpoints, models
 from nufm_hub.events import Event
-from nufm_hub.files import sha256_of
 from nufm_hub.models import NuFMForEventParticleID, NuFMForPreTraining, NuFMForVoxelClassification, NuFMProcessor
 from nufm_hub.provenance import git_revision, machine, package_versions
 
 from .scores import Scores
-from .source import is_held_out, open_events, packaged_sample
+from .source import is_held_out, open_events, packaged_sample, weights_sha256
 
 
 def evaluate(
@@ -123,11 +122,6 @@ def checkpoint_folder(checkpoint: str | Path) -> Path:
 def checkpoint_name(checkpoint: str | Path) -> str:
     """An id as it is; of a folder its name, since paths of a machine do not belong into what is published."""
     return Path(checkpoint).resolve().name if Path(checkpoint).is_dir() else str(checkpoint)
-
-
-def weights_sha256(folder: Path) -> str:
-    """SHA-256 of `model.safetensors`; of a sharded file, of the shards in order."""
-    return sha256_of(sorted(folder.glob("*.safetensors")))
 
 
 def load_with_head(checkpoint: str | Path, folder: Path) -> tuple[PreTrainedModel, NuFMProcessor]:

@@ -94,33 +94,57 @@ def _min_voxels(detector: DetectorSpec, folder: Path | None) -> int:
         return MIN_VOXELS
 
 
+def _record(folder: Path) -> dict[str, Any]:
+    path = folder / "training.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
 def _training(folder: Path, *parts: str) -> list[dict[str, Any]]:
-    """The simulations that the training events of a checkpoint came from, by its record; `parts` of `train` and `validation`."""
-    if not (path := folder / "training.json").is_file():
-        return []
-    data = json.loads(path.read_text(encoding="utf-8")).get("data", {})
+    """The simulations behind the events of a checkpoint's training, by its record; `parts` of `train` and `validation`."""
+    data = _record(folder).get("data", {})
     return [simulation for part in parts for simulation in (data.get(part) or {}).get("simulations", [])]
 
 
 def is_held_out(folder: Path, simulations: list[dict[str, Any]]) -> bool | None:
-    """False when a simulation of these events also made training or validation events of the checkpoint, or of the one it started from."""
-    trained_on = list(_training_simulations(folder))
-    if not simulations or not trained_on:
+    """Whether a checkpoint, and those it started from, have seen none of these events in training or validation.
+
+    Args:
+        folder: of the checkpoint, with its `training.json`.
+        simulations: how the events were made, records of `provenance.json`.
+
+    Returns:
+        False when a simulation of theirs also made training or validation events, unless both are different parts of one split; None where that
+        cannot be told: something is not recorded, or the start of the training is not among the bundled checkpoints.
+    """
+    seen, complete = _history(folder)
+    if not seen or not all(map(_runs, simulations)) or not simulations:
         return None
-    here = set().union(*map(_runs, simulations))
-    shared = [simulation for simulation in trained_on if _runs(simulation) & here]
-    # Parts of one simulation that was split cannot be told apart by its seed.
-    return None if shared and all("split" in s for s in shared) else not shared
+    apart = [_are_apart(one, other) for one in seen for other in simulations if _runs(one) & _runs(other)]
+    return False if False in apart else None if None in apart or not complete else True
 
 
-def _training_simulations(folder: Path) -> Iterator[dict[str, Any]]:
-    if not (path := folder / "training.json").is_file():
-        return
-    record = json.loads(path.read_text(encoding="utf-8"))
-    for data in record.get("data", {}).values():
-        yield from (data or {}).get("simulations", [])
-    if (source := record.get("source")) in checkpoints.list_checkpoints():
-        yield from _training_simulations(checkpoints.checkpoint_path(source))
+def _are_apart(one: dict[str, Any], other: dict[str, Any]) -> bool | None:
+    """Whether events that were made of the same simulation are different ones; None where their record does not say which part they are."""
+    if "split" not in one or one["split"] != other.get("split"):
+        return False
+    return one["part"] != other["part"] if "part" in one and "part" in other else None
+
+
+def _history(folder: Path) -> tuple[list[dict[str, Any]], bool]:
+    """Simulations behind training and validation of a checkpoint and of those before it, and whether that is all of them."""
+    seen, record = _training(folder, "train", "validation"), _record(folder)
+    if (source := record.get("source")) is None:
+        return seen, bool(record)
+    if source not in checkpoints.list_checkpoints():
+        return seen, False
+    start = checkpoints.checkpoint_path(source)
+    before, complete = _history(start)
+    return seen + before, complete and record.get("source_sha256") == weights_sha256(start)
+
+
+def weights_sha256(folder: Path) -> str:
+    """SHA-256 of `model.safetensors`; of a sharded file, of the shards in order."""
+    return sha256_of(sorted(folder.glob("*.safetensors")))
 
 
 def _runs(simulation: dict[str, Any]) -> set[tuple[str, int]]:

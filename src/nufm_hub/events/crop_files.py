@@ -122,7 +122,7 @@ def write_crops(
         "crops": asdict(settings),
         "split": {"fractions": fractions, "seed": seed},
         "shards": [Path(shard).name for shard in shards],
-        "source": [_origin(folder) for folder in sorted({Path(shard).parent for shard in shards})],
+        "source": origins(shards),
     }
     with new_folder(out) as folder:
         for shard in tqdm(shards, desc="crop", unit="shard"):
@@ -136,12 +136,15 @@ def write_crops(
                     counts[name] += write_events(crops, folder / name / Path(shard).name, crop_spec)
         for name in SPLITS:
             if counts[name]:
-                (folder / name / PROVENANCE).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+                (folder / name / PROVENANCE).write_text(json.dumps(record | {"part": name}, indent=1) + "\n", encoding="utf-8")
     return counts
 
 
-def _origin(folder: Path) -> dict[str, Any]:
-    """What the provenance of the source says, without its list of shards."""
-    path = folder / PROVENANCE
-    data = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return {k: v for k, v in data.items() if k != "shards"}
+def origins(shards: Sequence[str | Path]) -> list[dict[str, Any]]:
+    """What the provenance of each folder of event files says, without its list of shards; nothing where there is none."""
+    found = []
+    for folder in sorted({Path(shard).parent for shard in shards}):
+        path = folder / PROVENANCE
+        data = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        found.append({k: v for k, v in data.items() if k != "shards"})
+    return found

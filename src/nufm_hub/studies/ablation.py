@@ -13,9 +13,9 @@ import torch
 from tqdm import tqdm
 
 from nufm_hub.detectors import DetectorSpec
-from nufm_hub.evaluation.checkpoint import checkpoint_folder, checkpoint_name, load_with_head, weights_sha256
+from nufm_hub.evaluation.checkpoint import checkpoint_folder, checkpoint_name, load_with_head
 from nufm_hub.evaluation.scores import Scores
-from nufm_hub.evaluation.source import open_events
+from nufm_hub.evaluation.source import is_held_out, open_events, weights_sha256
 from nufm_hub.events import Event
 from nufm_hub.metrics import BalancedAccuracy, MacroAUROC, PurityEfficiency, RelativeResidual, VertexError, kinematic_sizes
 from nufm_hub.models import NuFMForEventParticleID, NuFMForPreTraining, NuFMForVoxelClassification
@@ -132,6 +132,7 @@ def study_ablation(
         "architecture": type(model).__name__,
         "weights_sha256": weights_sha256(folder),
         "data": {**data, "events": count},
+        "held_out": is_held_out(folder, data["simulations"]),
         **options,
         "empty_share": {name: number / count for name, number in empty.items()},
         "summary": summarise(rows, ["removed", "how"]),

@@ -24,6 +24,6 @@ def ablation(
 
     try:
         study_ablation(checkpoint, test, results, batch_size, seed, num_resamples, cpu)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         raise typer.BadParameter(str(error)) from error
     typer.echo(f"saved {results / 'ablation.csv'}, .json and .png")

@@ -54,7 +54,7 @@ def data_efficiency(
         )
         asked = Study(task, name_of(task), parse_initialisations(initialisation), budget, seed, loaded)
         summary = run(asked, events, validation, test, out, results, cpu, workers, summarise)
-    except (ValueError, FileExistsError) as error:
+    except (ValueError, OSError, ImportError) as error:
         raise typer.BadParameter(str(error)) from error
     _report(summary, results)
 

@@ -33,6 +33,6 @@ def representation(
         seeds = scratch_seeds if SCRATCH in checkpoints else 0
         checkpoints.pop(SCRATCH, None)
         study_representation(checkpoints, events, test, out, results, seeds, batch_size, workers, cpu, num_resamples)
-    except ValueError as error:
+    except (ValueError, OSError, ImportError) as error:
         raise typer.BadParameter(str(error)) from error
     typer.echo(f"saved {results / 'representation.csv'}, .json and .png")

@@ -60,7 +60,7 @@ def transfer(
         loaded = TransferPlan.load(plan or f"transfer-{name}", recipe=recipe, recipe_values=parse_values(set_), **tuning)
         shards, folder = events or [Path("data") / name.removesuffix("-voxels")], out or Path("runs") / f"transfer-{name}"
         summary = run(name, shards, parse_initialisations(initialisation), share, seed, loaded, folder, results, cpu, workers, summarise)
-    except (ValueError, FileExistsError) as error:
+    except (ValueError, OSError, ImportError) as error:
         raise typer.BadParameter(str(error)) from error
     report(summary, results)
 
@@ -72,12 +72,14 @@ def report(summary: dict[str, Any], results: Path) -> None:
         edge = f" (the {c['edge']} of the grid)" if c["edge"] else ""
         typer.echo(f"{c['initialisation']}: base_learning_rate {c['base_learning_rate']:g}{edge}, epochs x {c['epoch_factor']:g}")
     for entry in summary["summary"]:
-        values = ", ".join(f"{name} {entry['metrics'][f'particle.{name}']['mean']:.3f}" for name in ("accuracy", "macro_auroc"))
+        means = {name: entry["metrics"].get(f"particle.{name}", {}).get("mean") for name in ("accuracy", "macro_auroc")}
+        values = ", ".join(f"{name} undefined" if mean is None else f"{name} {mean:.3f}" for name, mean in means.items())
         typer.echo(f"{entry['labels']} labels, {entry['initialisation']}, {entry['runs']} seeds: {values}")
     for entry in summary["steps_to_reference_loss"]:
         if entry["target"] == "final" and entry["share"]["mean"] is not None:
             at = f"{entry['labels']} labels, {entry['initialisation']}"
-            typer.echo(f"{at}: the final loss of scratch in {entry['share']['mean']:.2f} of its steps, {entry['reached']} of {entry['runs']} seeds")
+            share, seeds = entry["share"]["mean"], f"{entry['reached']} of {entry['runs']} seeds"
+            typer.echo(f"{at}: the final loss of scratch in {share:.2f} of the steps that scratch needs for it, {seeds}")
     tuning, runs = summary["tuning"], summary["runs"]
     typer.echo(f"{tuning['finished']} of {tuning['planned']} trials, {runs['finished']} of {runs['planned']} runs; written to {results}")
 
@@ -103,7 +105,7 @@ def crosstalk(
 
     try:
         summary = run(models, level, out, results, labels, cpu, workers, summarise)
-    except (ValueError, ImportError) as error:
+    except (ValueError, OSError, ImportError) as error:
         raise typer.BadParameter(str(error)) from error
     for entry in summary["summary"]:
         accuracy = entry["metrics"]["particle.accuracy"]["mean"]

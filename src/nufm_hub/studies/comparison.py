@@ -10,13 +10,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from nufm_hub.events import list_shards
 from nufm_hub.training import TASKS
 from nufm_hub.training.run import MODEL_FOLDER
 
-from .fine_tuning import Events, Paths, describe_source, fine_tune_and_evaluate
+from .fine_tuning import Events, Paths, describe_source, fine_tune_and_evaluate, refuse_shared_files
 from .label_factor import REFERENCE, compare_with_reference
 from .plan import Plan, Setting
+from .plots import new_figure
 from .runs import StudyRun, execute, finished
 from .tables import flatten, summarise, write_table
 from .tuning import choose, objective
@@ -103,7 +103,8 @@ def compare(
     leaves each model as `model` in the folder of its run.
     """
     out, results = Path(out), Path(results)
-    _refuse_shared_files({"events": events, "validation": validation, "test": test})
+    new_figure()  # what plots need is missing now, not after hours
+    refuse_shared_files({"events": events, "validation": validation, "test": test})
     sources = {name: describe_source(source) for name, source in study.initialisations.items()}
     train_events, validation_events = Events.open(events, study.task), Events.open(validation, study.task)
     labels = study.labels(len(train_events))
@@ -232,6 +233,7 @@ def _row(record: Mapping[str, Any]) -> dict[str, Any]:
         "settings_sha256": hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16],
         "weights_sha256": evaluation and evaluation["weights_sha256"],
         "git_revision": record["git_revision"],
+        "held_out": evaluation and evaluation["held_out"],
         **(flatten(evaluation["metrics"]) if evaluation else {}),
     }
 
@@ -242,15 +244,6 @@ def _tuning_row(record: Mapping[str, Any]) -> dict[str, Any]:
     position = list(row).index("steps")
     items = list(row.items())
     return dict([*items[:position], ("objective", value), *items[position:]])
-
-
-def _refuse_shared_files(paths: Mapping[str, Paths]) -> None:
-    seen: dict[Path, str] = {}
-    for name, given in paths.items():
-        for file in {Path(f).resolve() for f in list_shards(list(given))}:
-            if file in seen:
-                raise ValueError(f"{file.name} is among both {seen[file]} and {name}: these must not share events")
-            seen[file] = name
 
 
 def _short(description: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,9 +7,10 @@ finished (`nufm_hub.events.effects`) could do neither, and would come on top of 
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from nufm_hub.training.run import MODEL_FOLDER
 
 from .comparison import STUDY_FOLDER
 from .label_factor import REFERENCE
-from .plots import Panel, plot_curves
+from .plots import Panel, new_figure, plot_curves
 from .runs import RESULT, StudyRun, execute, finished
 from .tables import flatten, summarise, write_results
 from .transfer import CROPS_FOLDER, QUALITY
@@ -65,16 +66,21 @@ def crosstalk(
         ValueError: no finished models, events that were not simulated as needed, or levels out of range.
         ImportError: the simulation's packages are missing.
     """
+    new_figure()  # what plots need is missing now, not after hours
     models, out = Path(models), Path(out)
     chosen = _models(models / STUDY_FOLDER, labels)
     test = models / CROPS_FOLDER / "test"
     record = json.loads((test / PROVENANCE).read_text(encoding="utf-8"))
     settings, seed = _simulation(record)
-    files = {level: out / CROPS_FOLDER / f"crosstalk-{level:g}.parquet" for level in sorted(set(levels))}
     indices = [event.provenance["index"] for event in read_truth(test)]
     crops = CropSettings.load(record["crops"])
+    simulations = {level: replace(settings, crosstalk=level) for level in sorted(set(levels))}
+    # Events of another test set, or of the same particles simulated or cropped in another way, never stand in for these.
+    made_of = json.dumps([seed, indices, asdict(settings), asdict(crops)], sort_keys=True)
+    folder = out / CROPS_FOLDER / hashlib.sha256(made_of.encode()).hexdigest()[:16]
+    files = {level: folder / f"crosstalk-{level:g}.parquet" for level in simulations}
     for level, path in files.items():
-        simulated = replace(settings, crosstalk=level)
+        simulated = simulations[level]
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{path}.lock"):
             if not path.exists() and not summarise_only:

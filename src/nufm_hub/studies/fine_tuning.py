@@ -56,6 +56,16 @@ class Events:
         return {key: self.description[key] for key in ("detector", "events", "sha256")}
 
 
+def refuse_shared_files(paths: Mapping[str, Paths]) -> None:
+    """Raises ValueError when one file is among the events of two purposes, by name."""
+    seen: dict[Path, str] = {}
+    for name, given in paths.items():
+        for file in {Path(f).resolve() for f in list_shards(list(given))}:
+            if file in seen:
+                raise ValueError(f"{file.name} is among both {seen[file]} and {name}: these must not share events")
+            seen[file] = name
+
+
 def describe_source(source: str | None) -> dict[str, str] | None:
     """Id (or name of the folder) and weights' hash of the checkpoint a training starts from; None for random weights.
 

@@ -23,6 +23,7 @@ from nufm_hub.models import NuFMModel, NuFMProcessor
 from nufm_hub.training.run import describe_data
 
 from .features import Encoded, encode, encoder_sha256, random_encoder
+from .fine_tuning import refuse_shared_files
 from .plots import new_figure, save
 from .probes import linear_classes, linear_values, nearest_classes, nearest_values
 from .runs import StudyRun, execute
@@ -63,10 +64,12 @@ def study_representation(
         The rows of the table, one for each encoder and probe.
 
     Raises:
-        ValueError: no checkpoint, one called scratch, or events of another detector.
+        ValueError: no checkpoint, one called scratch, events of another detector, or files that are in both `events` and `test`.
     """
     if not checkpoints or SCRATCH in checkpoints:
         raise ValueError(f"give the checkpoint of at least one initialisation, and none for {SCRATCH!r} (random weights); got {dict(checkpoints)}")
+    new_figure()  # what plots need is missing now, not after hours
+    refuse_shared_files({"events": events, "test": test})
     train_events, test_events = EventDataset(list(events)), EventDataset(list(test))
     identity = {"train": _identity(train_events), "test": _identity(test_events), "num_resamples": num_resamples}
     loaded = {name: _described(checkpoint) for name, checkpoint in checkpoints.items()}

@@ -12,7 +12,7 @@ import numpy as np
 from filelock import FileLock
 
 from nufm_hub.events import list_shards, read_detector
-from nufm_hub.events.crop_files import PROVENANCE, CropSettings, write_crops
+from nufm_hub.events.crop_files import PROVENANCE, CropSettings, origins, write_crops
 from nufm_hub.events.splits import SPLITS
 from nufm_hub.training.run import MODEL_FOLDER
 from nufm_hub.transfer import TransferReport
@@ -25,6 +25,7 @@ from .plots import Panel, colours_of, new_figure, plot_curves, save
 from .tables import Row, better, interval_of, metrics_of, spread, write_results
 
 CROPS_FOLDER = "crops"
+TRANSFER_TASKS = ("particle", "event-particles")
 QUALITY = {
     "particle.accuracy": "accuracy",
     "particle.macro_auroc": "macro-AUROC",
@@ -51,6 +52,14 @@ class TransferPlan:
     fractions: tuple[float, float, float]
     evaluations: int
     training: Plan
+
+    def __post_init__(self) -> None:
+        if self.task not in TRANSFER_TASKS:
+            raise ValueError(f"task {self.task!r} of a transfer is one of {sorted(TRANSFER_TASKS)}")
+        if not isinstance(self.evaluations, int) or self.evaluations < 0:
+            raise ValueError(f"evaluations={self.evaluations!r} is a number of looks at the validation loss, 0 or more")
+        if len(self.fractions) != 3 or not all(isinstance(f, (int, float)) and f > 0 for f in self.fractions):
+            raise ValueError(f"fractions {list(self.fractions)} must be the three positive shares of training, validation and test")
 
     @classmethod
     def load(cls, plan: str | Path, **changes: Any) -> TransferPlan:
@@ -101,6 +110,8 @@ def transfer(
         ValueError: bad events, checkpoints or shares, or `out` holds crops or runs that were made with other settings.
     """
     out, results = Path(out), Path(results)
+    if summarise_only and not (out / CROPS_FOLDER).exists():
+        raise ValueError(f"{out} holds nothing that could be summarised: run the study first")
     crops = make_crops(events, out / CROPS_FOLDER, plan)
     study = Study(plan.task, f"transfer-{name}", initialisations, shares, seeds, plan.training, transfer=True, evaluations=plan.evaluations)
     outcome = compare(study, *([crops[split]] for split in SPLITS), out, results, use_cpu, workers, summarise_only, keep_models=True)
@@ -126,9 +137,12 @@ def make_crops(events: Paths, folder: Path, plan: TransferPlan) -> dict[str, Pat
     with FileLock(f"{folder}.lock"):
         if not folder.exists():
             write_crops(shards, folder, settings, plan.fractions)
+    if missing := [split for split in SPLITS if not (folder / split / PROVENANCE).is_file()]:
+        raise ValueError(f"no events are left for {' and '.join(missing)} in {folder}: give more events, or other fractions than {plan.fractions}")
     record = json.loads((folder / "train" / PROVENANCE).read_text(encoding="utf-8"))
-    wanted = {"crops": asdict(settings), "fractions": plan.fractions, "shards": [Path(shard).name for shard in shards]}
-    made = {"crops": record["crops"], "fractions": record["split"]["fractions"], "shards": record["shards"]}
+    names = [Path(shard).name for shard in shards]
+    wanted = {"crops": asdict(settings), "fractions": plan.fractions, "shards": names, "events": origins(shards)}
+    made = {"crops": record["crops"], "fractions": record["split"]["fractions"], "shards": record["shards"], "events": record["source"]}
     if differing := [key for key, value in json.loads(json.dumps(wanted)).items() if made[key] != value]:
         raise ValueError(f"{folder} was made with other {' and '.join(differing)}: choose another folder, or remove it")
     return {split: folder / split for split in SPLITS}
@@ -145,12 +159,12 @@ def steps_to_reference(records: Sequence[Mapping[str, Any]], reference: str = RE
 
     Returns:
         `{"initialisation", "labels", "target", "runs", "reached", "steps", "reference_steps", "share"}` each: `target` is `"final"` (the
-        reference's loss at the end of its training) or `"lowest"`; `share` is steps over reference steps; the last three are the `spread` over the
-        seeds that reach the loss.
+        reference's loss at the end of its training) or `"lowest"`; `reference_steps` are those after which the reference first got there, and
+        `share` is steps over these; the last three are the `spread` over the seeds that reach the loss.
     """
     curves: dict[tuple[str, int], dict[int, list[list[float]]]] = {}
     for record in records:
-        settings, curve = record["settings"], [point for point in record["result"]["training"]["curve"] if point[1] is not None]
+        settings, curve = record["settings"], [point for point in record["result"]["training"].get("curve") or () if point[1] is not None]
         if curve:
             curves.setdefault((settings["initialisation"], settings["labels"]), {})[settings["seed"]] = curve
     entries = []
@@ -227,7 +241,7 @@ def _plot(outcome: Outcome, study: Study, results: Path) -> None:
     for figure, panels in (("curves", [Panel(c, text) for c, text in QUALITY.items() if c in columns]), ("classes", classes)):
         if panels:
             plot_curves(outcome.rows, panels, results / f"{study.name}-{figure}.png", title=title)
-    if outcome.records:
+    if study.evaluations and outcome.records:
         plot_losses(outcome.records, results / f"{study.name}-loss.png", title)
 
 
@@ -236,7 +250,9 @@ def plot_losses(records: Sequence[Mapping[str, Any]], path: str | Path, title: s
     loss of `scratch` at the end as a dashed line."""
     curves: dict[int, dict[str, list[np.ndarray]]] = {}
     for record in records:
-        curve = np.array(record["result"]["training"]["curve"], dtype=np.float64)
+        if not (points := record["result"]["training"].get("curve")):
+            continue
+        curve = np.array(points, dtype=np.float64)
         curves.setdefault(record["settings"]["labels"], {}).setdefault(record["settings"]["initialisation"], []).append(curve)
     colours = colours_of(list(dict.fromkeys(name for by in curves.values() for name in by)))
     figure = new_figure(figsize=(3.9 * len(curves), 3.9))
