@@ -52,7 +52,7 @@ def test_nothing_differs_from_itself(rng):
     truth = rng.uniform(1, 2, 50)
     found = metrics.RelativeResidual().difference(predictions=truth * 1.1, baseline=truth * 1.1, references=truth)
     assert {name: value for name, value in found.items() if name != "num_events"} == dict.fromkeys(
-        ["bias", "bias_low", "bias_high", "sigma68", "sigma68_low", "sigma68_high"], 0.0
+        ["bias", "bias_low", "bias_high", "sigma68", "sigma68_low", "sigma68_high", "resolution68", "resolution68_low", "resolution68_high"], 0.0
     )
 
 

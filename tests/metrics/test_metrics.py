@@ -147,6 +147,17 @@ def test_relative_residual_recovers_bias_and_resolution():
     assert result["bias"] == pytest.approx(0.05, abs=0.006)
     assert result["sigma68"] == pytest.approx(0.2 * 0.99446, abs=0.005)  # the 84 % quantile of a normal distribution is 0.99446 sigma
     assert result["sigma68_high"] - result["sigma68_low"] < 0.01
+    assert result["resolution68"] == pytest.approx(result["sigma68"] / (1 + result["bias"]))
+
+
+def test_resolution_does_not_reward_small_predictions():
+    rng = np.random.default_rng(0)
+    truth = rng.uniform(10, 1000, 500)
+    predicted = truth * (1 + 0.2 * rng.normal(size=500))
+    whole, tenth, nothing = (metrics.RelativeResidual().compute(predictions=predicted * f, references=truth, num_resamples=20) for f in (1, 0.1, 0))
+    assert tenth["sigma68"] == pytest.approx(0.1 * whole["sigma68"])
+    assert tenth["resolution68"] == pytest.approx(whole["resolution68"])
+    assert (nothing["sigma68"], nothing["resolution68"]) == (0, None)
 
 
 def test_interval_covers_the_truth_in_95_percent_of_the_experiments():

@@ -12,7 +12,7 @@ METRICS = {
     "charm": {"macro_auroc": 0.75},
     "vertex": {"vertex_error_mean": 20.0},
     "vertex_baseline": {"vertex_error_mean": 500.0},
-    "visible_momentum": {"sigma68": 0.25},
+    "visible_momentum": {"resolution68": 0.25},
 }
 
 

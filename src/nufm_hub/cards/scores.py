@@ -20,6 +20,7 @@ NAMES = {
     "loss": "all, weighted as learnt",
     "bias": "median relative residual",
     "sigma68": "half width of the central 68 % of the relative residual",
+    "resolution68": "that half width over 1 + median relative residual",
 }
 QUANTITIES = {"vertex_baseline": "vertex, always the mean training vertex", "missing_pt": "missing pT", "pretraining": "pre-training loss"}
 _OF_CLASSES = ("auroc", "purity", "efficiency")

@@ -48,7 +48,10 @@ class VertexError(RegressionMetric):
 class RelativeResidual(RegressionMetric):
     """Relative residual (prediction - truth) / truth of a positive quantity, e.g. visible energy or missing transverse momentum.
 
-    Result, each with `_low` and `_high` (95 %): `bias` (median) and `sigma68` (half the width of the central 68 %); `num_events`.
+    Result, each with `_low` and `_high` (95 %): `bias` (median), `sigma68` (half the width of the central 68 %) and `resolution68`, which is
+    `sigma68` over 1 + `bias`; `num_events`. Predictions that are all too small by a factor have a `sigma68` too small by that factor, and a
+    constant zero has the smallest of all; `resolution68` does not change when all predictions are scaled, so compare models by it. None where
+    the median prediction is not positive.
     """
 
     def _checked(self, predictions: Any, references: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -70,6 +73,8 @@ class RelativeResidual(RegressionMetric):
 
         def statistic(indices: np.ndarray) -> dict[str, np.ndarray]:
             low, median, high = np.quantile(residual[indices], [0.16, 0.5, 0.84], axis=1)
-            return {"bias": median, "sigma68": (high - low) / 2}
+            sigma68 = (high - low) / 2
+            resolution68 = np.divide(sigma68, 1 + median, out=np.full_like(median, np.nan), where=1 + median > 0)
+            return {"bias": median, "sigma68": sigma68, "resolution68": resolution68}
 
         return statistic

@@ -30,10 +30,10 @@ _PANELS = {
     "flavour.macro_auroc_change": "flavour macro-AUROC",
     "charm.macro_auroc_change": "charm macro-AUROC",
     "vertex.vertex_error_mean_change": "mean vertex error in mm",
-    "visible_momentum.sigma68_change": "visible momentum, σ68 of the relative residual",
-    "jet_momentum.sigma68_change": "jet momentum, σ68",
-    "lepton_momentum.sigma68_change": "lepton momentum, σ68",
-    "missing_pt.sigma68_change": "missing transverse momentum, σ68",
+    "visible_momentum.resolution68_change": "visible momentum, relative resolution",
+    "jet_momentum.resolution68_change": "jet momentum, resolution",
+    "lepton_momentum.resolution68_change": "lepton momentum, resolution",
+    "missing_pt.resolution68_change": "missing transverse momentum, resolution",
     "particle.macro_auroc_change": "particle macro-AUROC",
 }
 

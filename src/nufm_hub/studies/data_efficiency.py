@@ -64,9 +64,9 @@ def data_efficiency(
 def _plot(rows: Sequence[Row], study: Study, results: Path) -> None:
     metrics = [name for name in metrics_of(rows) if not name.startswith("vertex_baseline.")]
     figures = {
-        "curves": [name for name in metrics if name.endswith((".macro_auroc", ".vertex_error_mean")) or name == "visible_momentum.sigma68"],
+        "curves": [name for name in metrics if name.endswith((".macro_auroc", ".vertex_error_mean")) or name == "visible_momentum.resolution68"],
         "classes": [name for name in metrics if ".auroc." in name],
-        "kinematics": [name for name in metrics if name.endswith((".sigma68", ".vertex_error_median", ".vertex_error_q68"))],
+        "kinematics": [name for name in metrics if name.endswith((".resolution68", ".vertex_error_median", ".vertex_error_q68"))],
     }
     for figure, names in figures.items():
         if names:
@@ -76,6 +76,6 @@ def _plot(rows: Sequence[Row], study: Study, results: Path) -> None:
 
 def _title(column: str) -> str:
     quantity, metric, *rest = column.split(".")
-    if metric == "sigma68":
-        return f"{quantity.replace('_', ' ')}, relative sigma68"
+    if metric == "resolution68":
+        return f"{quantity.replace('_', ' ')}, relative resolution"
     return _TITLES.get(column) or " ".join([quantity, *rest, metric.replace("auroc", "AUROC").replace("vertex_error_", "error, ")])

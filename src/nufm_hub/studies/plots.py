@@ -111,6 +111,9 @@ def _draw(axes: Axes, rows: Sequence[Mapping[str, Any]], panel: Panel, x: str, g
             axes.plot([position] * len(found[a]), found[a], "o", color=colour, ms=3.5, alpha=0.8, mew=0)
     baselines = [row[panel.baseline] for row in rows if panel.baseline and row.get(panel.baseline) is not None]
     if baselines:
+        axes.set_yscale("log")  # models are much better: on a linear scale they would all lie at the bottom
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("{x:g}")
         level = float(np.mean(baselines))
         axes.axhline(level, color="#999999", lw=1, ls="--")
         axes.annotate("without looking", (0.98, level), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=7, color="#777777")

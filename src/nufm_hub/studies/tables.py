@@ -26,7 +26,7 @@ _BETTER = {
     "vertex_error_mean": "lower",
     "vertex_error_median": "lower",
     "vertex_error_q68": "lower",
-    "sigma68": "lower",
+    "resolution68": "lower",
     "expected_calibration_error": "lower",
 }
 

@@ -16,7 +16,7 @@ _OBJECTIVES = {
     "flavour": ("flavour.macro_auroc",),
     "charm": ("charm.macro_auroc",),
     "vertex": ("vertex.vertex_error_mean",),
-    "momentum": ("visible_momentum.sigma68",),
+    "momentum": ("visible_momentum.resolution68",),
     "particle": ("particle.macro_auroc",),
     "event-particles": ("particle.macro_auroc",),
 }
