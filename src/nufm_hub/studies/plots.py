@@ -124,5 +124,5 @@ def _draw(axes: Axes, rows: Sequence[Mapping[str, Any]], panel: Panel, x: str, g
     axes.set_xticks([], minor=True)
     arrow = {"higher": " (higher is better)", "lower": " (lower is better)"}.get(better(panel.column), "")
     axes.set_title(f"{panel.title}{arrow}", fontsize=9)
-    axes.tick_params(labelsize=8)
+    axes.tick_params(labelsize=8, which="both")
     axes.grid(alpha=0.25, lw=0.6)
