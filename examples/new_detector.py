@@ -137,4 +137,6 @@ if __name__ == "__main__":
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--push", metavar="ID", help="publish under this id; HF_ENDPOINT says where")
     arguments = parser.parse_args()
+    if arguments.out.exists():
+        parser.error(f"{arguments.out} exists: remove it, or give another folder with --out")
     main(arguments.source, arguments.out, arguments.steps, arguments.push)

@@ -16,6 +16,8 @@ from nufm_hub.conversion import convert_faserdl
 from nufm_hub.conversion.command import convert
 from nufm_hub.conversion.names import minkowski_kernel
 from nufm_hub.detectors import TrackBranch, load_detector
+from nufm_hub.events import read_events
+from nufm_hub.events.samples import sample_path
 from nufm_hub.models import (
     NuFMForCharmClassification,
     NuFMForEventParticleID,
@@ -321,6 +323,10 @@ def test_command(tmp_path, monkeypatch, capsys):
     run = CliRunner().invoke(app, [str(checkpoint), str(tmp_path / "out"), "--charge", "0.7", "1.2", "0.8", "--heads", "4"])
     assert run.exit_code == 0, run.output
     assert NuFMForFlavourClassification.from_pretrained(tmp_path / "out").config.num_labels == 6
+    assert "no statistics of ecal, muon and takes no events yet" in run.output
+    assert json.loads((tmp_path / "out" / "conversion.json").read_text())["statistics_missing"] == ["ecal", "muon"]
+    with pytest.raises(ValueError, match="no statistics"):
+        NuFMProcessor.from_pretrained(tmp_path / "out")(next(read_events(sample_path("fasercal"))))
     again = CliRunner().invoke(app, [str(checkpoint), str(tmp_path / "out"), "--charge", "0.7", "1.2", "0.8", "--heads", "4"])
     assert again.exit_code == 2
     (tmp_path / "s.json").write_text(json.dumps(STATISTICS))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -29,3 +30,8 @@ def convert(
     except (ValueError, OSError) as error:
         raise typer.BadParameter(str(error)) from error
     typer.echo(f"{out}: config, weights and processor; {RECORD_FILE} says what had no counterpart")
+    if missing := json.loads((out / RECORD_FILE).read_text(encoding="utf-8"))["statistics_missing"]:
+        names = ", ".join(missing)
+        typer.echo(
+            f"The processor has no statistics of {names} and takes no events yet: give those of NuFMProcessor.fit(events) as --statistics", err=True
+        )

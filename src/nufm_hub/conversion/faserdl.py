@@ -72,7 +72,7 @@ def convert_faserdl(
         overwrite: replace an existing folder.
 
     Returns:
-        `out`.
+        `out`. `statistics_missing` in its `conversion.json` names what else the processor must have been fitted to before it takes events.
 
     Raises:
         ValueError: not such a checkpoint; names that are unknown or missing (all are listed); values that are not finite; a detector or
@@ -98,6 +98,7 @@ def convert_faserdl(
         processor.save_pretrained(folder)
         digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
         record = {"format": "faserdl", "layout": kind, "file": checkpoint.name, "sha256": digest, "left_out": sorted(left_out + unused)}
+        record["statistics_missing"] = _lacking(processor, cls)
         (folder / RECORD_FILE).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     return Path(out)
 
@@ -253,6 +254,14 @@ def _check_complete(cls: type[NuFMPreTrainedModel], config: NuFMConfig, renamed:
     ]
     if problems:
         raise ValueError(f"{path} does not make a complete {cls.__name__} (our names): " + "; ".join(problems))
+
+
+def _lacking(processor: NuFMProcessor, cls: type[NuFMPreTrainedModel]) -> list[str]:
+    """What a processor has no statistics of, without which it refuses events or cannot give vertices."""
+    spec, held = processor.spec, processor.statistics
+    kinds = {"image": spec.image_branches, "tracks": spec.track_branches}
+    lacking = [branch.name for kind, branches in kinds.items() for branch in branches if branch.name not in held[kind]]
+    return lacking + ["vertex"] * (cls.__name__ == "NuFMForVertexRegression" and "vertex" not in held)
 
 
 def _statistics(given: str | Path | Mapping[str, Any] | None, spec: DetectorSpec) -> dict[str, Any]:
