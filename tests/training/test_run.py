@@ -95,6 +95,21 @@ def test_voxel_labels_are_learnt_from_a_relational_start(toy_files, recipe, pret
     assert np.mean(right) > 0.8
 
 
+def test_a_head_stays_with_its_task(toy_files, recipe, pretrained, tmp_path):
+    """Encoder and decoder are taken along between tasks; a head starts anew."""
+    still = recipe | {"base_learning_rate": 1e-30, "epochs": 1}
+
+    def go(task, source):
+        return train(task, still, toy_files["train"], tmp_path / f"{task}-{source.parent.name}", str(source), use_cpu=True)
+
+    flavour = go("flavour", pretrained)
+    for task, source in (("vertex", flavour), ("momentum", go("reconstruction", flavour)), ("voxels", pretrained)):
+        ours, theirs = (load_file(folder / "model.safetensors") for folder in (go(task, source), source))
+        taken = {name for name in ours if name in theirs and torch.equal(ours[name], theirs[name])}
+        assert {n for n in ours if not n.startswith("head.")} <= taken
+        assert not [n for n in taken if n.startswith("head.") and n.endswith("output.weight")]
+
+
 def test_the_record_says_what_was_done(toy_files, recipe, pretrained):
     record = json.loads((pretrained / "training.json").read_text())
     assert record["task"] == "pretraining"
