@@ -200,3 +200,16 @@ def test_a_head_stays_with_its_task(toy, tmp_path, load):
     assert load(tmp_path, num_labels=3, dtype=torch.bfloat16).head.output.weight.shape[0] == 3
     net.save_pretrained(tmp_path / "own")
     assert torch.equal(load(tmp_path / "own").head.output.weight, net.head.output.weight)
+
+
+@pytest.mark.parametrize("load", [NuFMForVertexRegression.from_pretrained, AutoModelForVertexRegression.from_pretrained])
+@pytest.mark.parametrize("saved", [NuFMForVertexRegression, NuFMForParticleID])
+def test_values_that_do_not_fit_a_checkpoint_are_refused(toy, tmp_path, load, saved):
+    config = toy.config()
+    saved(config).save_pretrained(tmp_path)
+    heads = config.num_attention_heads
+    assert load(tmp_path, num_attention_heads=heads, drop_path_rate=0.3).config.drop_path_rate == 0.3
+    with pytest.raises(ValueError, match=r"drop_path_rate=1\.5"):
+        load(tmp_path, drop_path_rate=1.5)
+    with pytest.raises(ValueError, match=f"num_attention_heads={heads // 2} cannot change what was trained with {heads}"):
+        load(tmp_path, num_attention_heads=heads // 2)

@@ -21,6 +21,7 @@ from nufm_hub import models
 from nufm_hub.detectors import DetectorSpec, VoxelBranch, load_detector
 from nufm_hub.models import NuFMConfig, NuFMModel
 from nufm_hub.models.nufm import NuFMPreTrainedModel
+from nufm_hub.models.nufm.configuration_nufm import check_fields
 from nufm_hub.models.nufm.modeling_nufm import check_finite
 
 from .report import TransferReport, TransferRow
@@ -30,7 +31,6 @@ _NOT_INHERITED = {
     "detector", "window_depths", "voxel_head_modes", "relational", "momentum_scales", "id2label", "label2id", "problem_type", "architectures",
     "transformers_version", "dtype", "output_hidden_states", "return_dict",
 }  # fmt: skip
-_SETTINGS = {"num_labels", "id2label", "label2id", "problem_type"}
 _NEW = {
     "embeddings": "belongs to the detector",
     "head": "belongs to the task",
@@ -120,13 +120,11 @@ def _read_source(source: str | os.PathLike[str] | NuFMPreTrainedModel) -> tuple[
 
 
 def _target_config(source: NuFMConfig, head_class: type[NuFMPreTrainedModel], spec: DetectorSpec, overrides: dict[str, Any]) -> NuFMConfig:
-    own = {f.name for f in fields(NuFMConfig)}
-    if unknown := set(overrides) - own - _SETTINGS:
-        raise ValueError(f"unknown configuration fields {sorted(unknown)}: known are {sorted((own | _SETTINGS) - {'detector'})}")
+    check_fields(overrides)
     label = getattr(head_class, "event_label", None)
     if label and label not in spec.event_labels and not {"num_labels", "id2label"} & set(overrides):
         raise ValueError(f"detector {spec.name!r} names no classes for {label!r}: give num_labels, or add event_labels to its JSON")
-    inherited = {k: getattr(source, k) for k in own - _NOT_INHERITED}
+    inherited = {f.name: getattr(source, f.name) for f in fields(NuFMConfig) if f.name not in _NOT_INHERITED}
     first, *others = source.window_depths
     depths = [first] + [others[0] if others else first] * (len(spec.voxel_branches) - 1)
     return NuFMConfig(**(inherited | {"window_depths": depths} | overrides | {"detector": spec.to_dict()}))

@@ -100,8 +100,19 @@ _FROM_HUB = ("cache_dir", "force_download", "local_files_only", "proxies", "revi
 
 def saved_as(folder: str, options: Mapping[str, Any]) -> str | None:
     """Name of the class that a checkpoint was saved as, where its `config.json` says so; `options` are those of `from_pretrained`."""
-    config, _ = NuFMConfig.get_config_dict(folder, **{name: options[name] for name in _FROM_HUB if name in options})
-    return (config.get("architectures") or [None])[0]
+    return (_saved_config(folder, options).get("architectures") or [None])[0]
+
+
+def _saved_config(folder: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    return NuFMConfig.get_config_dict(folder, **{name: options[name] for name in _FROM_HUB if name in options})[0]
+
+
+def _check_heads(folder: str, options: Mapping[str, Any]) -> None:
+    saved = _saved_config(folder, options)
+    wanted = vars(options["config"]) if isinstance(options.get("config"), NuFMConfig) else options
+    for name in {"num_attention_heads", "decoder_num_attention_heads"} & saved.keys():
+        if wanted.get(name, saved[name]) != saved[name]:
+            raise ValueError(f"{name}={wanted[name]} cannot change what was trained with {saved[name]}: the same matrices would mean another thing")
 
 
 def with_own_classes(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -157,7 +168,8 @@ class NuFMPreTrainedModel(PreTrainedModel):
         Of a checkpoint that was saved as another class the head is not taken, nor its classes: they belong to another task.
 
         Raises:
-            ValueError: the weights file is truncated or damaged, or holds values that are not finite.
+            ValueError: the weights file is truncated or damaged, or holds values that are not finite; values of the configuration that do not
+                fit together, or another number of attention heads than the weights were trained with.
         """
         from nufm_hub.checkpoints import resolve
 
@@ -165,6 +177,7 @@ class NuFMPreTrainedModel(PreTrainedModel):
             return super().from_pretrained(None, *args, **kwargs)
         folder = resolve(pretrained_model_name_or_path, revision=explicit_revision(kwargs))
         saved = saved_as(folder, kwargs)
+        _check_heads(folder, kwargs)
         try:
             if saved in (None, cls.__name__):
                 loaded = super().from_pretrained(folder, *args, **kwargs)
