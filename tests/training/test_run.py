@@ -223,7 +223,31 @@ def test_wrong_input_is_named(toy_files, recipe, pretrained, tmp_path):
     )
     assert result.exit_code == 2
     assert "not JSON" in result.output
+    assert not (tmp_path / "a").exists()
     assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--source", "nope/nope"], "nope/nope"),
+        (["--set", "model=5"], "model=5 must be a dictionary"),
+        (["--set", 'model={"hiden_size": 24}'], "hiden_size"),
+        (["--set", 'model={"hidden_size": 48}'], "cannot be changed by the recipe"),
+        (["--set", 'model={"fusion_depth": 2}'], "cannot be changed by the recipe"),
+        (["--set", 'model={"num_attention_heads": 4}'], "num_attention_heads=4 cannot change"),
+        (["--set", 'model={"drop_path_rate": 1.5}'], "drop_path_rate=1.5"),
+    ],
+)
+def test_what_was_refused_leaves_its_folder_free(options, message, toy_files, recipe, pretrained, tmp_path):
+    small = json.dumps(recipe | {"epochs": 1, "model": {}})
+    (tmp_path / "recipe.json").write_text(small)
+    files = ["--events", str(toy_files["train"]), "--recipe", str(tmp_path / "recipe.json"), "--out", str(tmp_path / "run")]
+    start = ["finetune", "flavour", "--cpu", "--source", str(pretrained), *files]
+    result = CliRunner().invoke(app, [*start, *options])
+    assert result.exit_code == 2, result.output
+    assert message in " ".join(result.output.replace("│", "").split())
+    assert not (tmp_path / "run").exists()
 
 
 def test_encoder_of_a_pretraining_checkpoint_loads_bit_equal(pretrained):
