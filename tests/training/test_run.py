@@ -227,6 +227,13 @@ def test_wrong_input_is_named(toy_files, recipe, pretrained, tmp_path):
     assert not (tmp_path / "b").exists()
 
 
+def test_several_gpus_in_one_process_are_refused(toy_files, recipe, tmp_path, monkeypatch):
+    monkeypatch.setattr(run.TrainingArguments, "n_gpu", 2)
+    with pytest.raises(ValueError, match=r"torchrun --no-python --nproc-per-node 2 nufm .* CUDA_VISIBLE_DEVICES"):
+        train("flavour", recipe, toy_files["train"], tmp_path / "run", use_cpu=True)
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

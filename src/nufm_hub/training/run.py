@@ -171,7 +171,8 @@ def train(
 
     Raises:
         ValueError: unknown task, recipe or logger, data of another detector than the source's (without `transfer`), fewer events than
-            `max_events`, no such source, sizes of the model that are not the source's, or options that do not go together.
+            `max_events`, no such source, sizes of the model that are not the source's, several GPUs in one process, or options that do not
+            go together.
         ImportError: a logger's package is missing.
         FileExistsError: `output_dir` holds a finished run, a run with other settings, or other files.
     """
@@ -183,6 +184,11 @@ def train(
         raise ValueError(f"evaluations={evaluations} needs validation events and at least 1")
     integrations, own_loggers = loggers(report_to)
     processes = TrainingArguments(output_dir=str(output_dir), use_cpu=use_cpu)
+    if processes.n_gpu > 1:  # the Trainer would split batches among them by DataParallel, which our inputs and losses do not allow
+        raise ValueError(
+            f"{processes.n_gpu} GPUs are visible to one process: start one for each with `torchrun --no-python --nproc-per-node "
+            f"{processes.n_gpu} nufm ...`, or choose one with CUDA_VISIBLE_DEVICES"
+        )
     with processes.main_process_first(local=False):
         train_events = definition.open(events)
         validation_events = definition.open(validation, train_events.spec) if validation is not None else None
