@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from nufm_hub import AutoModelForParticleID, EventParticlePipeline, ParticlePipeline
+from nufm_hub import AutoModelForParticleID, EventParticlePipeline, FlavourPipeline, ParticlePipeline, VertexPipeline
 from nufm_hub.detectors import load_detector
 from nufm_hub.events.crop_files import CropSettings
 from nufm_hub.events.parquet import read_events
@@ -111,3 +111,16 @@ def test_other_heads_are_not_particles(images, tmp_path):
     NuFMForFlavourClassification(NuFMConfig(detector="fasercal", **SMALL | {"window_depths": [1, 1]})).save_pretrained(tmp_path)
     assert type(AutoModelForParticleID.from_pretrained(tmp_path)) is NuFMForParticleID  # a new head on that encoder
     assert type(AutoModelForParticleID.from_config(NuFMConfig(detector=images.crop_spec, **SMALL))) is NuFMForParticleID
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "checkpoint", "bundled"),
+    [
+        (VertexPipeline, "nufm/fasercal-mae-rel", "nufm/fasercal-mae-rel-vertex"),
+        (FlavourPipeline, "nufm/fasercal-mae-rel-vertex", "nufm/fasercal-mae-rel-flavour"),
+        (EventParticlePipeline, "nufm/fasercal-mae-rel-flavour", "nufm/superfgd-pid"),
+    ],
+)
+def test_nothing_is_predicted_from_a_random_head(pipeline, checkpoint, bundled):
+    with pytest.raises(ValueError, match=f"{checkpoint} holds no trained head of a NuFMFor.*nufm finetune, or take {bundled},"):
+        pipeline.from_pretrained(checkpoint)

@@ -279,7 +279,9 @@ def test_bad_sources(source, folder, tmp_path):
         ({"detector": detector(), "hiden_size": 24}, "hiden_size"),
         ({"detector": detector(), "min_loaded": 2}, "min_loaded=2"),
         ({"detector": detector(), "head_class": torch.nn.Linear}, "no NuFM model class"),
-        ({"detector": detector(), "head_class": NuFMForFlavourClassification}, "names no classes for 'flavour'"),
+        ({"detector": detector(), "head_class": NuFMForFlavourClassification}, r"names no classes for 'flavour'.*: add event_labels"),
+        ({"detector": detector(), "num_labels": 2}, "num_labels=2, but detector 'mine' names 3 classes for 'particle'"),
+        ({"detector": detector(), "num_labels": 7}, "num_labels=7, but detector 'mine' names 3 classes for 'particle'"),
     ],
 )
 def test_bad_arguments(source, arguments, message):

@@ -11,10 +11,17 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from nufm_hub.checkpoints import list_checkpoints
 from nufm_hub.detectors import DetectorSpec, load_detector
 from nufm_hub.events import Event
 from nufm_hub.events.crop_files import CropSettings
-from nufm_hub.models import AutoModelForFlavourClassification, AutoModelForParticleID, AutoModelForVertexRegression, NuFMForEventParticleID
+from nufm_hub.models import (
+    AutoModelForFlavourClassification,
+    AutoModelForParticleID,
+    AutoModelForVertexRegression,
+    NuFMConfig,
+    NuFMForEventParticleID,
+)
 from nufm_hub.models.nufm.processing_nufm import NuFMProcessor
 
 
@@ -39,13 +46,26 @@ class EventPipeline:
 
     @classmethod
     def from_pretrained(cls, name_or_path: str, batch_size: int = 16, **kwargs: Any) -> Self:
-        """Load model and processor from a bundled id, a folder, or the Hub; `kwargs` go to the model's `from_pretrained`."""
+        """Load model and processor from a bundled id, a folder, or the Hub; `kwargs` go to the model's `from_pretrained`.
+
+        Raises:
+            ValueError: the checkpoint holds no trained head of this kind, such as one that is pre-trained only.
+        """
         return cls(*cls._load(name_or_path, **kwargs), batch_size)
 
     @classmethod
     def _load(cls, name_or_path: str, **kwargs: Any) -> tuple[PreTrainedModel, NuFMProcessor]:
         hub = {k: v for k, v in kwargs.items() if k in ("revision", "cache_dir", "token", "local_files_only")}
-        return cls.auto_model.from_pretrained(name_or_path, **kwargs), NuFMProcessor.from_pretrained(name_or_path, **hub)
+        model, info = cls.auto_model.from_pretrained(name_or_path, output_loading_info=True, **kwargs)
+        if info["missing_keys"]:
+            name = type(model).__name__
+            bundled = [c for c in list_checkpoints() if NuFMConfig.from_pretrained(c).architectures == [name]]
+            others = f", or take {' or '.join(bundled)}, which the package brings" if bundled else ""
+            raise ValueError(
+                f"{name_or_path} holds no trained head of a {name} (no weights named {sorted(info['missing_keys'])[:3]} ...): "
+                f"fine-tune it with nufm finetune{others}"
+            )
+        return model, NuFMProcessor.from_pretrained(name_or_path, **hub)
 
     def __call__(self, events: Event | Iterable[Event]) -> Any:
         """The prediction of one event, or the list of predictions of several."""

@@ -21,6 +21,19 @@ def test_presets(name, hidden, heads, depths, fusion, decoder):
     assert config.spec == load_detector("fasercal")
 
 
+def test_presets_refuse_what_is_no_field():
+    with pytest.raises(ValueError, match=r"unknown configuration fields \['hiden_size'\]: known are .*'hidden_size'"):
+        NuFMConfig.preset("nano", hiden_size=48)
+    assert NuFMConfig.preset("nano", num_labels=4).num_labels == 4
+
+
+def test_replaced_values_are_checked(toy, tmp_path):
+    toy.config().save_pretrained(tmp_path)
+    assert NuFMConfig.from_pretrained(tmp_path, drop_path_rate=0.5).drop_path_rate == 0.5
+    with pytest.raises(ValueError, match=r"drop_path_rate=1\.5"):
+        NuFMConfig.from_pretrained(tmp_path, drop_path_rate=1.5)
+
+
 def test_round_trip_through_a_file(toy, tmp_path):
     config = toy.config(window_depths=[3, 0], mask_ratio=0.5, relational=False)
     config.save_pretrained(tmp_path)

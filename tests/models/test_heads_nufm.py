@@ -182,3 +182,34 @@ def test_transfer_to_another_detector_keeps_names(toy):
     a = {n for n in NuFMForFlavourClassification(toy.config()).state_dict() if n.startswith("encoder.")}
     b = {n for n in NuFMForFlavourClassification(toy.config(detector=other)).state_dict() if n.startswith("encoder.")}
     assert a == b
+
+
+@pytest.mark.parametrize("load", [NuFMForParticleID.from_pretrained, AutoModelForParticleID.from_pretrained])
+def test_a_head_stays_with_its_task(toy, tmp_path, load):
+    """All heads have the same names; one of another task gives neither weights nor classes, whatever its shape."""
+    source = NuFMForFlavourClassification(toy.config(head_init_std=1.0, num_labels=4))
+    source.config.id2label = dict(enumerate("abcd"))
+    source.save_pretrained(tmp_path)
+    net, info = load(tmp_path, output_loading_info=True)
+    assert type(net) is NuFMForParticleID
+    assert net.config.id2label == {0: "e", 1: "mu", 2: "pi", 3: "p"}
+    assert set(info["missing_keys"]) == {n for n in net.state_dict() if n.startswith("head.")}
+    assert not torch.equal(net.head.output.weight, source.head.output.weight)
+    assert all(torch.equal(w, source.state_dict()[n]) for n, w in net.state_dict().items() if not n.startswith("head."))
+    assert list(load(tmp_path, num_labels=4, id2label=dict(enumerate("wxyz"))).config.id2label.values()) == list("wxyz")
+    assert load(tmp_path, num_labels=3, dtype=torch.bfloat16).head.output.weight.shape[0] == 3
+    net.save_pretrained(tmp_path / "own")
+    assert torch.equal(load(tmp_path / "own").head.output.weight, net.head.output.weight)
+
+
+@pytest.mark.parametrize("load", [NuFMForVertexRegression.from_pretrained, AutoModelForVertexRegression.from_pretrained])
+@pytest.mark.parametrize("saved", [NuFMForVertexRegression, NuFMForParticleID])
+def test_values_that_do_not_fit_a_checkpoint_are_refused(toy, tmp_path, load, saved):
+    config = toy.config()
+    saved(config).save_pretrained(tmp_path)
+    heads = config.num_attention_heads
+    assert load(tmp_path, num_attention_heads=heads, drop_path_rate=0.3).config.drop_path_rate == 0.3
+    with pytest.raises(ValueError, match=r"drop_path_rate=1\.5"):
+        load(tmp_path, drop_path_rate=1.5)
+    with pytest.raises(ValueError, match=f"num_attention_heads={heads // 2} cannot change what was trained with {heads}"):
+        load(tmp_path, num_attention_heads=heads // 2)

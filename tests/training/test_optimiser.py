@@ -37,6 +37,15 @@ def test_only_matrices_of_linear_maps_decay(model):
     assert {n for n in undecayed if not n.endswith("bias") and "norm." not in n} - {"encoder.branches.1.cls_token"} == named
 
 
+def test_bases_and_embeddings_of_the_decoder_do_not_decay():
+    net = NuFMForPreTraining(NuFMConfig.preset("nano"))
+    decay = {name: decay for name, (_, decay) in settings_by_name(net, parameter_groups(net, 1e-3, 0.05)).items()}
+    vectors = {f"decoder.branches.{i}.voxel_head.basis.{axis}" for i in (0, 1) for axis in "xyz"} | {"decoder.branches.0.window.weight"}
+    matrices = {n for n, p in net.named_parameters() if n.startswith("decoder.") and p.ndim > 1}
+    assert {n for n in matrices if decay[n] == 0} == vectors
+    assert "decoder.layers.0.attention.query.weight" in matrices
+
+
 def test_rates_fall_with_depth_and_shallow_branches_end_with_the_deepest(model):
     depths = encoder_depths(model)
     at = {d: {n for n, x in depths.items() if x == d} for d in set(depths.values())}

@@ -63,6 +63,9 @@ def test_overrides_and_files(tmp_path):
         ({"learning_rate": 1e-3}, "unknown fields"),
         ({"augmentation": {"max_drop": 2}}, "max_drop"),
         ({"augmentation": {"mirror": 2}}, "mirror"),
+        ({"model": 5}, "model=5 must be a dictionary"),
+        ({"model": {"drop_path": 0.1}}, r"\['drop_path'\]: known are .*'drop_path_rate'"),
+        ({"model": {"detector": "superfgd"}}, "detector"),
     ],
 )
 def test_bad_values_are_named(overrides, message):

@@ -95,6 +95,21 @@ def test_voxel_labels_are_learnt_from_a_relational_start(toy_files, recipe, pret
     assert np.mean(right) > 0.8
 
 
+def test_a_head_stays_with_its_task(toy_files, recipe, pretrained, tmp_path):
+    """Encoder and decoder are taken along between tasks; a head starts anew."""
+    still = recipe | {"base_learning_rate": 1e-30, "epochs": 1}
+
+    def go(task, source):
+        return train(task, still, toy_files["train"], tmp_path / f"{task}-{source.parent.name}", source, use_cpu=True)
+
+    flavour = go("flavour", pretrained)
+    for task, source in (("vertex", flavour), ("momentum", go("reconstruction", flavour)), ("voxels", pretrained)):
+        ours, theirs = (load_file(folder / "model.safetensors") for folder in (go(task, source), source))
+        taken = {name for name in ours if name in theirs and torch.equal(ours[name], theirs[name])}
+        assert {n for n in ours if not n.startswith("head.")} <= taken
+        assert not [n for n in taken if n.startswith("head.") and n.endswith("output.weight")]
+
+
 def test_the_record_says_what_was_done(toy_files, recipe, pretrained):
     record = json.loads((pretrained / "training.json").read_text())
     assert record["task"] == "pretraining"
@@ -208,7 +223,38 @@ def test_wrong_input_is_named(toy_files, recipe, pretrained, tmp_path):
     )
     assert result.exit_code == 2
     assert "not JSON" in result.output
+    assert not (tmp_path / "a").exists()
     assert not (tmp_path / "b").exists()
+
+
+def test_several_gpus_in_one_process_are_refused(toy_files, recipe, tmp_path, monkeypatch):
+    monkeypatch.setattr(run.TrainingArguments, "n_gpu", 2)
+    with pytest.raises(ValueError, match=r"torchrun --no-python --nproc-per-node 2 nufm .* CUDA_VISIBLE_DEVICES"):
+        train("flavour", recipe, toy_files["train"], tmp_path / "run", use_cpu=True)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--source", "nope/nope"], "nope/nope"),
+        (["--set", "model=5"], "model=5 must be a dictionary"),
+        (["--set", 'model={"hiden_size": 24}'], "hiden_size"),
+        (["--set", 'model={"hidden_size": 48}'], "cannot be changed by the recipe"),
+        (["--set", 'model={"fusion_depth": 2}'], "cannot be changed by the recipe"),
+        (["--set", 'model={"num_attention_heads": 4}'], "num_attention_heads=4 cannot change"),
+        (["--set", 'model={"drop_path_rate": 1.5}'], "drop_path_rate=1.5"),
+    ],
+)
+def test_what_was_refused_leaves_its_folder_free(options, message, toy_files, recipe, pretrained, tmp_path):
+    small = json.dumps(recipe | {"epochs": 1, "model": {}})
+    (tmp_path / "recipe.json").write_text(small)
+    files = ["--events", str(toy_files["train"]), "--recipe", str(tmp_path / "recipe.json"), "--out", str(tmp_path / "run")]
+    start = ["finetune", "flavour", "--cpu", "--source", str(pretrained), *files]
+    result = CliRunner().invoke(app, [*start, *options])
+    assert result.exit_code == 2, result.output
+    assert message in " ".join(result.output.replace("│", "").split())
+    assert not (tmp_path / "run").exists()
 
 
 def test_encoder_of_a_pretraining_checkpoint_loads_bit_equal(pretrained):

@@ -114,9 +114,16 @@ def evaluate(
 
 
 def checkpoint_folder(checkpoint: str | Path) -> Path:
-    """The files of a bundled id, a folder, or an id on the Hub."""
+    """The files of a bundled id, a folder, or an id on the Hub.
+
+    Raises:
+        ValueError: there is no such checkpoint, or the Hub cannot be reached.
+    """
     resolved = checkpoints.resolve(checkpoint)
-    return Path(resolved if Path(resolved).is_dir() else snapshot_download(resolved))
+    try:
+        return Path(resolved if Path(resolved).is_dir() else snapshot_download(resolved))
+    except OSError as error:
+        raise ValueError(f"{checkpoint} is neither a folder nor the id of a checkpoint that can be fetched: {error}") from error
 
 
 def checkpoint_name(checkpoint: str | Path) -> str:

@@ -15,7 +15,14 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from nufm_hub.checkpoints import resolve
 
 from .nufm.configuration_nufm import NuFMConfig, explicit_revision
-from .nufm.modeling_nufm import NuFMForFlavourClassification, NuFMForParticleID, NuFMForVertexRegression, NuFMModel
+from .nufm.modeling_nufm import (
+    NuFMForFlavourClassification,
+    NuFMForParticleID,
+    NuFMForVertexRegression,
+    NuFMModel,
+    saved_as,
+    with_own_classes,
+)
 from .nufm.particles_nufm import NuFMForEventParticleID
 from .nufm.pretraining_nufm import NuFMForPreTraining
 from .nufm.processing_nufm import NuFMProcessor
@@ -26,8 +33,11 @@ from .nufm.voxels_nufm import NuFMForVoxelClassification
 class _AutoTaskModel(_BaseAutoModelClass):
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args: Any, **kwargs: Any):
-        """As in the library; an id of a checkpoint that comes with the package is read from there."""
+        """As in the library; an id of a checkpoint that comes with the package is read from there. Heads and classes of other tasks are not taken."""
         folder = resolve(pretrained_model_name_or_path, revision=explicit_revision(kwargs))
+        own = cls._model_mapping[NuFMConfig]
+        if saved_as(folder, kwargs) not in (None, *(model.__name__ for model in (own if isinstance(own, tuple) else (own,)))):
+            kwargs = with_own_classes(kwargs)
         loaded = super().from_pretrained(folder, *args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         model.config.name_or_path = model.name_or_path = str(pretrained_model_name_or_path)

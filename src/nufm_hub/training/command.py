@@ -92,7 +92,7 @@ def _train(
         loaded = load_recipe(loaded, model={**loaded.model, **model})
         options = {"report_to": report_to, "gradient_checkpointing": gradient_checkpointing, "max_events": max_events, "transfer": transfer}
         folder = train(task, loaded, list(events), out, source, validation, seed, cpu, workers, **options)
-    except (ValueError, FileExistsError, ImportError) as error:
+    except (ValueError, OSError, ImportError) as error:
         raise typer.BadParameter(str(error)) from error
     typer.echo(f"saved {folder}")
 

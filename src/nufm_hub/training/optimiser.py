@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import nn
 
-# Learned vectors that happen to be stored as matrices: CLS and mask tokens, window and state embeddings, cosine bases, source vectors.
-_NO_DECAY = re.compile(r"(token|source|state\.weight|window\.weight|query|basis|log_sigma)[^.]*$|\.(window|state)\.weight$")
+# Learned vectors that happen to be stored as matrices: CLS tokens, window and state embeddings, cosine bases.
+_NO_DECAY = re.compile(r"\.(cls_token|window\.weight|state\.weight|basis\.[xyz])$")
 
 _LOSS_WEIGHT = re.compile(r"log_sigma$|\.task_weight\.")
 

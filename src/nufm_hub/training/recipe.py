@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nufm_hub.events.augmentation import Augmentation
+from nufm_hub.models.nufm.configuration_nufm import check_fields
 
 _FOLDER = resources.files(__package__) / "recipes"
 
@@ -20,7 +21,7 @@ class Recipe:
 
     Attributes:
         preset: model size for a model without a pretrained start, see `NuFMConfig.preset`.
-        model: overrides of `NuFMConfig` fields.
+        model: overrides of `NuFMConfig` fields; the detector is that of the events.
         augmentation: `Augmentation` fields, or None for none.
         epochs: passes over the training events.
         batch_size: events of one optimiser step over all processes, and `micro_batch_size` of one forward pass.
@@ -32,6 +33,9 @@ class Recipe:
         carried_rate: factor of the learning rate of weights that were taken along from another detector: what is new has far to go, they have not.
         max_grad_norm: gradient clipping.
         ema_decay: of the moving average of the weights that is evaluated and saved, see `ExponentialMovingAverage`; 0 for none.
+
+    Raises:
+        ValueError: a value out of range, or an unknown field of the model.
     """
 
     preset: str
@@ -55,16 +59,22 @@ class Recipe:
         shares = 0 <= self.warmup < 1 and 0 < self.layer_decay <= 1 and 0 <= self.carried_rate <= 1 and 0 <= self.ema_decay < 1
         if not positive or not shares or self.batch_size % self.micro_batch_size:
             raise ValueError(f"recipe values out of range: {self}")
+        if not isinstance(self.model, dict):
+            raise ValueError(f"model={self.model!r} must be a dictionary of fields of NuFMConfig")
+        check_fields(self.model)
         self.make_augmentation()
 
     @property
     def learning_rate(self) -> float:
+        """Of the batch: `base_learning_rate * batch_size / 256`."""
         return self.base_learning_rate * self.batch_size / 256
 
     def make_augmentation(self) -> Augmentation | None:
+        """What is done to events before each step; None for nothing."""
         return None if self.augmentation is None else Augmentation(**self.augmentation)
 
     def to_dict(self) -> dict[str, Any]:
+        """JSON-able, with `betas` as a list; `load_recipe` gives an equal recipe back."""
         data = json.loads(json.dumps(asdict(self)))
         if self.carried_rate == 1:
             del data["carried_rate"]  # younger than runs that are to stay comparable

@@ -42,7 +42,7 @@ from .optimiser import parameter_groups
 from .particles import ParticleCollator, ParticleEvents
 from .recipe import Recipe, load_recipe
 
-MODEL_FOLDER = "model"
+MODEL_FOLDER, MARKER = "model", "run.json"
 _HELD_BYTES = 600_000_000  # of events small enough to keep in memory
 
 
@@ -130,7 +130,7 @@ def train(
     recipe: str | Path | Mapping[str, Any] | Recipe,
     events: str | Path | list[str | Path],
     output_dir: str | Path,
-    source: str | None = None,
+    source: str | Path | None = None,
     validation: str | Path | list[str | Path] | None = None,
     seed: int = 0,
     use_cpu: bool = False,
@@ -171,18 +171,25 @@ def train(
 
     Raises:
         ValueError: unknown task, recipe or logger, data of another detector than the source's (without `transfer`), fewer events than
-            `max_events`, or options that do not go together.
+            `max_events`, no such source, sizes of the model that are not the source's, several GPUs in one process, or options that do not
+            go together.
         ImportError: a logger's package is missing.
         FileExistsError: `output_dir` holds a finished run, a run with other settings, or other files.
     """
     if task not in TASKS:
         raise ValueError(f"unknown task {task!r}: give one of {sorted(TASKS)}")
     definition, recipe, output_dir = TASKS[task], load_recipe(recipe), Path(output_dir)
+    source = None if source is None else str(source)
     augmentation = recipe.make_augmentation()
     if evaluations is not None and (validation is None or evaluations < 1):
         raise ValueError(f"evaluations={evaluations} needs validation events and at least 1")
     integrations, own_loggers = loggers(report_to)
     processes = TrainingArguments(output_dir=str(output_dir), use_cpu=use_cpu)
+    if processes.n_gpu > 1:  # the Trainer would split batches among them by DataParallel, which our inputs and losses do not allow
+        raise ValueError(
+            f"{processes.n_gpu} GPUs are visible to one process: start one for each with `torchrun --no-python --nproc-per-node "
+            f"{processes.n_gpu} nufm ...`, or choose one with CUDA_VISIBLE_DEVICES"
+        )
     with processes.main_process_first(local=False):
         train_events = definition.open(events)
         validation_events = definition.open(validation, train_events.spec) if validation is not None else None
@@ -199,11 +206,14 @@ def train(
         }
         options = {"max_events": max_events, "transfer": transfer or None, "evaluations": evaluations}
         settings |= {name: value for name, value in options.items() if value is not None}
-        resume = _claim(output_dir, settings)
+        resume = _resumable(output_dir, settings)
+    processes.distributed_state.wait_for_everyone()  # all have looked before one writes into the folder
 
+    accumulation = _accumulation(recipe, processes.world_size)
     source_sha256 = None if source is None else weights_sha256(checkpoint_folder(source))
     set_seed(seed)
     model, processor = _start(definition, recipe, train_events, source, transfer, replace_targets=max_events is not None)
+    _claim(output_dir, settings)
 
     keep_best = validation_events is not None and evaluations is None
     steps = -(-len(train_events) // recipe.batch_size)  # of an epoch
@@ -216,7 +226,7 @@ def train(
             num_train_epochs=recipe.epochs,
             per_device_train_batch_size=recipe.micro_batch_size,
             per_device_eval_batch_size=recipe.micro_batch_size,
-            gradient_accumulation_steps=_accumulation(recipe, processes.world_size),
+            gradient_accumulation_steps=accumulation,
             learning_rate=recipe.learning_rate,
             lr_scheduler_type="cosine",
             warmup_steps=recipe.warmup,
@@ -292,7 +302,14 @@ def _start(
     if replace_targets or (definition.momenta and processor.momentum_scales is None):
         # The source may have seen the truth of more events than it is to learn from now.
         processor = processor.with_targets(_singles(events), replace=replace_targets)
-    return definition.model.from_pretrained(source, **_model_options(definition, recipe, processor)), processor
+    options = _model_options(definition, recipe, processor)
+    model, info = definition.model.from_pretrained(source, ignore_mismatched_sizes=True, output_loading_info=True, **options)
+    # A new head or decoder is as it should be; another shape, or a layer of the encoder that the source lacks, comes of sizes in the recipe.
+    if unfit := sorted({name for name, *_ in info["mismatched_keys"]} | {name for name in info["missing_keys"] if name.startswith("encoder.")}):
+        raise ValueError(
+            f"{source} has no weights that fit {unfit[:3]} ...: its sizes cannot be changed by the recipe, which has model={recipe.model}"
+        )
+    return model, processor
 
 
 def _model_options(definition: Task, recipe: Recipe, processor: NuFMProcessor) -> dict[str, Any]:
@@ -347,19 +364,22 @@ def _is_complete(state: Path) -> bool:
     return True
 
 
-def _claim(output_dir: Path, settings: dict[str, Any]) -> str | None:
-    """Make the run's folder, or find the checkpoint to resume from."""
-    marker = output_dir / "run.json"
-    settings = json.loads(json.dumps(settings))
+def _resumable(output_dir: Path, settings: dict[str, Any]) -> str | None:
+    """The checkpoint to resume from, if there is one of a run with these settings; refuses a folder that holds anything else."""
+    marker = output_dir / MARKER
     if (output_dir / MODEL_FOLDER).exists():
         raise FileExistsError(f"{output_dir} holds a finished run: choose another output folder, or remove it first")
     if marker.is_file():
-        if json.loads(marker.read_text(encoding="utf-8")) != settings:
+        if json.loads(marker.read_text(encoding="utf-8")) != json.loads(json.dumps(settings)):
             raise FileExistsError(f"{output_dir} holds a run with other settings ({marker.name}): choose another output folder, or remove it first")
         return _last_checkpoint(output_dir)
     if output_dir.exists() and any(output_dir.iterdir()):
         raise FileExistsError(f"{output_dir} exists and holds other files: choose another output folder")
-    output_dir.mkdir(parents=True, exist_ok=True)
-    with new_file(marker) as temporary:
-        temporary.write_text(json.dumps(settings, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     return None
+
+
+def _claim(output_dir: Path, settings: dict[str, Any]) -> None:
+    """Make the run's folder. Only once nothing is left to refuse: the same folder is then free for what is put right."""
+    output_dir.mkdir(parents=True, exist_ok=True)
+    with new_file(output_dir / MARKER, overwrite=True) as temporary:
+        temporary.write_text(json.dumps(settings, indent=1, sort_keys=True) + "\n", encoding="utf-8")

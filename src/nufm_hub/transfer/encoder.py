@@ -21,6 +21,7 @@ from nufm_hub import models
 from nufm_hub.detectors import DetectorSpec, VoxelBranch, load_detector
 from nufm_hub.models import NuFMConfig, NuFMModel
 from nufm_hub.models.nufm import NuFMPreTrainedModel
+from nufm_hub.models.nufm.configuration_nufm import check_fields
 from nufm_hub.models.nufm.modeling_nufm import check_finite
 
 from .report import TransferReport, TransferRow
@@ -30,7 +31,6 @@ _NOT_INHERITED = {
     "detector", "window_depths", "voxel_head_modes", "relational", "momentum_scales", "id2label", "label2id", "problem_type", "architectures",
     "transformers_version", "dtype", "output_hidden_states", "return_dict",
 }  # fmt: skip
-_SETTINGS = {"num_labels", "id2label", "label2id", "problem_type"}
 _NEW = {
     "embeddings": "belongs to the detector",
     "head": "belongs to the task",
@@ -64,7 +64,7 @@ def transfer_encoder(
 
     Raises:
         ValueError: no NuFM encoder in the source, values that are not finite, an unknown detector or override, sizes that do not fit
-            together, or a share below `min_loaded` (the message holds the table).
+            together, another number of classes than the detector names, or a share below `min_loaded` (the message holds the table).
     """
     if not (isinstance(head_class, type) and issubclass(head_class, NuFMPreTrainedModel)):
         raise ValueError(f"head_class={head_class!r} is no NuFM model class, such as nufm_hub.NuFMForParticleID")
@@ -120,13 +120,13 @@ def _read_source(source: str | os.PathLike[str] | NuFMPreTrainedModel) -> tuple[
 
 
 def _target_config(source: NuFMConfig, head_class: type[NuFMPreTrainedModel], spec: DetectorSpec, overrides: dict[str, Any]) -> NuFMConfig:
-    own = {f.name for f in fields(NuFMConfig)}
-    if unknown := set(overrides) - own - _SETTINGS:
-        raise ValueError(f"unknown configuration fields {sorted(unknown)}: known are {sorted((own | _SETTINGS) - {'detector'})}")
-    label = getattr(head_class, "event_label", None)
+    check_fields(overrides)
+    label, number = getattr(head_class, "event_label", None), overrides.get("num_labels")
+    if label in spec.event_labels and "id2label" not in overrides and number not in (None, count := len(spec.event_labels[label])):
+        raise ValueError(f"num_labels={number}, but detector {spec.name!r} names {count} classes for {label!r}: leave it out, or give id2label too")
     if label and label not in spec.event_labels and not {"num_labels", "id2label"} & set(overrides):
-        raise ValueError(f"detector {spec.name!r} names no classes for {label!r}: give num_labels, or add event_labels to its JSON")
-    inherited = {k: getattr(source, k) for k in own - _NOT_INHERITED}
+        raise ValueError(f"detector {spec.name!r} names no classes for {label!r}, by which processor and metrics go: add event_labels to its JSON")
+    inherited = {f.name: getattr(source, f.name) for f in fields(NuFMConfig) if f.name not in _NOT_INHERITED}
     first, *others = source.window_depths
     depths = [first] + [others[0] if others else first] * (len(spec.voxel_branches) - 1)
     return NuFMConfig(**(inherited | {"window_depths": depths} | overrides | {"detector": spec.to_dict()}))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import fields
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
@@ -174,7 +175,11 @@ class NuFMConfig(PreTrainedConfig):
                 2/2/6) or `"base"` (d 384, 4/4/4), the latter two as published.
             detector: anything `load_detector` takes.
             overrides: any field of the configuration.
+
+        Raises:
+            ValueError: an unknown preset or field, or values that do not fit together.
         """
+        check_fields(overrides)
         if name not in _PRESETS:
             raise ValueError(f"unknown preset {name!r}: give one of {sorted(_PRESETS)}")
         spec = load_detector(detector)
@@ -182,6 +187,13 @@ class NuFMConfig(PreTrainedConfig):
         first, other = sizes.pop("first_depth"), sizes.pop("branch_depth")
         sizes["window_depths"] = [first] + [other] * (len(spec.voxel_branches) - 1)
         return cls(detector=spec.to_dict(), **(sizes | overrides))
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any):
+        """As in the library; values that replace those of the dictionary are checked like those."""
+        own = {f.name for f in fields(cls)} - {"dtype"}  # the library also hands that on to the model
+        replaced = {name: kwargs.pop(name) for name in own & kwargs.keys()}
+        return super().from_dict(config_dict | replaced, **kwargs)
 
     @classmethod
     def get_config_dict(cls, pretrained_model_name_or_path, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -193,6 +205,14 @@ class NuFMConfig(PreTrainedConfig):
         if str(folder) != str(pretrained_model_name_or_path):
             config["name_or_path"] = str(pretrained_model_name_or_path)
         return config, unused
+
+
+def check_fields(names: Collection[str]) -> None:
+    """Raises ValueError when some names are no fields of `NuFMConfig` besides the detector: the library would keep such, without effect."""
+    known = {f.name for f in fields(NuFMConfig)} | {"num_labels", "attn_implementation", "output_attentions"}
+    if unknown := set(names) - (known - {"detector"}):
+        own = NuFMConfig.__annotations__.keys() & known - {"detector"}
+        raise ValueError(f"unknown configuration fields {sorted(unknown)}: known are {sorted(own)}, and those of the library, such as num_labels")
 
 
 def explicit_revision(kwargs: Mapping[str, Any]) -> str | None:

@@ -5,7 +5,8 @@ tokens of all windows are the latents, which gather all tokens, images and track
 (arXiv:2107.14795). After arXiv:2604.07037. Only occupied patches and windows are computed.
 
 Names of weights say what moves to another detector: `embeddings.*` belongs to one detector, `encoder.*` does not; `head.*` belongs to a
-task, `decoder.*` to pre-training. They are the same in every class here, so that checkpoints of any of them load into any other.
+task, `decoder.*` to pre-training and to the labels of voxels. They are the same in every class here, so that checkpoints of any of them
+load into any other; only a head, with the classes it names, stays with its task.
 """
 
 from __future__ import annotations
@@ -94,6 +95,34 @@ def check_finite(weights: Mapping[str, Tensor], where: str) -> None:
         raise ValueError(f"{where}: {len(bad)} tensors hold NaN or infinity, the first is {bad[0]!r}; take another checkpoint")
 
 
+_FROM_HUB = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+
+
+def saved_as(folder: str, options: Mapping[str, Any]) -> str | None:
+    """Name of the class that a checkpoint was saved as, where its `config.json` says so; `options` are those of `from_pretrained`."""
+    return (_saved_config(folder, options).get("architectures") or [None])[0]
+
+
+def _saved_config(folder: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    return NuFMConfig.get_config_dict(folder, **{name: options[name] for name in _FROM_HUB if name in options})[0]
+
+
+def _check_heads(folder: str, options: Mapping[str, Any]) -> None:
+    saved = _saved_config(folder, options)
+    wanted = vars(options["config"]) if isinstance(options.get("config"), NuFMConfig) else options
+    for name in {"num_attention_heads", "decoder_num_attention_heads"} & saved.keys():
+        if wanted.get(name, saved[name]) != saved[name]:
+            raise ValueError(f"{name}={wanted[name]} cannot change what was trained with {saved[name]}: the same matrices would mean another thing")
+
+
+def with_own_classes(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of `from_pretrained` under which a model names its classes anew, not as another task's checkpoint does; given ones are kept."""
+    if {"config", "id2label"} & options.keys():
+        return dict(options)
+    names = {i: f"LABEL_{i}" for i in range(options.get("num_labels", 2))}  # what the library has where nothing is said
+    return {"id2label": names, "label2id": {name: i for i, name in names.items()}, "problem_type": None, **options}
+
+
 class NuFMPreTrainedModel(PreTrainedModel):
     """Start of weights, loading, and the encoder that every NuFM model has."""
 
@@ -136,22 +165,45 @@ class NuFMPreTrainedModel(PreTrainedModel):
     def from_pretrained(cls, pretrained_model_name_or_path, *args: Any, **kwargs: Any):
         """As in the library; an id of a checkpoint that comes with the package is read from there.
 
+        Of a checkpoint that was saved as another class the head is not taken, nor its classes: they belong to another task.
+
         Raises:
-            ValueError: the weights file is truncated or damaged, or holds values that are not finite.
+            ValueError: the weights file is truncated or damaged, or holds values that are not finite; values of the configuration that do not
+                fit together, or another number of attention heads than the weights were trained with.
         """
         from nufm_hub.checkpoints import resolve
 
         if pretrained_model_name_or_path is None:
             return super().from_pretrained(None, *args, **kwargs)
         folder = resolve(pretrained_model_name_or_path, revision=explicit_revision(kwargs))
+        saved = saved_as(folder, kwargs)
+        _check_heads(folder, kwargs)
         try:
-            loaded = super().from_pretrained(folder, *args, **kwargs)
+            if saved in (None, cls.__name__):
+                loaded = super().from_pretrained(folder, *args, **kwargs)
+            else:
+                loaded = cls._from_another_task(folder, saved, *args, **kwargs)
         except SafetensorError as error:
             raise ValueError(f"the weights in {pretrained_model_name_or_path} are truncated or damaged ({error}): fetch them again") from error
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         check_finite(model.state_dict(), str(pretrained_model_name_or_path))
         model.config.name_or_path = model.name_or_path = str(pretrained_model_name_or_path)
         return loaded
+
+    @classmethod
+    def _from_another_task(cls, folder: str, saved: str, *args: Any, **kwargs: Any):
+        """All but the head, whose weights bear the same names in every class, of what was saved as another one."""
+        from nufm_hub import models
+
+        hub = {name: kwargs.pop(name) for name in _FROM_HUB if name in kwargs}
+        source, info = super(NuFMPreTrainedModel, getattr(models, saved, NuFMModel)).from_pretrained(folder, output_loading_info=True, **hub)
+        weights = {n: w for n, w in source.state_dict().items() if not n.startswith("head.") and n not in info["missing_keys"]}
+        if "config" not in kwargs:
+            dtype = {name: kwargs.pop(name) for name in ("dtype", "torch_dtype") if name in kwargs}  # of the model, not a value of the configuration
+            options = with_own_classes(kwargs)
+            config, kwargs = cls.config_class.from_pretrained(folder, return_unused_kwargs=True, **hub, **options)
+            kwargs |= {"config": config, **dtype}
+        return super().from_pretrained(None, *args, state_dict=weights, **kwargs)
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], is_main_process: bool = True, **kwargs: Any) -> None:
         """As in the library; a transferred model also leaves its report, as `transfer_report.json` and in the card."""
