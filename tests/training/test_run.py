@@ -100,7 +100,7 @@ def test_a_head_stays_with_its_task(toy_files, recipe, pretrained, tmp_path):
     still = recipe | {"base_learning_rate": 1e-30, "epochs": 1}
 
     def go(task, source):
-        return train(task, still, toy_files["train"], tmp_path / f"{task}-{source.parent.name}", str(source), use_cpu=True)
+        return train(task, still, toy_files["train"], tmp_path / f"{task}-{source.parent.name}", source, use_cpu=True)
 
     flavour = go("flavour", pretrained)
     for task, source in (("vertex", flavour), ("momentum", go("reconstruction", flavour)), ("voxels", pretrained)):

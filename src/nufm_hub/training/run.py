@@ -130,7 +130,7 @@ def train(
     recipe: str | Path | Mapping[str, Any] | Recipe,
     events: str | Path | list[str | Path],
     output_dir: str | Path,
-    source: str | None = None,
+    source: str | Path | None = None,
     validation: str | Path | list[str | Path] | None = None,
     seed: int = 0,
     use_cpu: bool = False,
@@ -179,6 +179,7 @@ def train(
     if task not in TASKS:
         raise ValueError(f"unknown task {task!r}: give one of {sorted(TASKS)}")
     definition, recipe, output_dir = TASKS[task], load_recipe(recipe), Path(output_dir)
+    source = None if source is None else str(source)
     augmentation = recipe.make_augmentation()
     if evaluations is not None and (validation is None or evaluations < 1):
         raise ValueError(f"evaluations={evaluations} needs validation events and at least 1")
