@@ -35,7 +35,7 @@ class Recipe:
         ema_decay: of the moving average of the weights that is evaluated and saved, see `ExponentialMovingAverage`; 0 for none.
 
     Raises:
-        ValueError: a value out of range, or an unknown field of the model or the augmentation.
+        ValueError: a value out of range, or an unknown field of the model.
     """
 
     preset: str
@@ -66,12 +66,15 @@ class Recipe:
 
     @property
     def learning_rate(self) -> float:
+        """Of the batch: `base_learning_rate * batch_size / 256`."""
         return self.base_learning_rate * self.batch_size / 256
 
     def make_augmentation(self) -> Augmentation | None:
+        """What is done to events before each step; None for nothing."""
         return None if self.augmentation is None else Augmentation(**self.augmentation)
 
     def to_dict(self) -> dict[str, Any]:
+        """JSON-able, with `betas` as a list; `load_recipe` gives an equal recipe back."""
         data = json.loads(json.dumps(asdict(self)))
         if self.carried_rate == 1:
             del data["carried_rate"]  # younger than runs that are to stay comparable

@@ -28,6 +28,7 @@ def unfreeze(model: nn.Module, depth: int = 0) -> list[str]:
     """Switch on the gradients from a depth of the encoder upwards; heads and decoder are on top of all. Returns the names switched on.
 
     Depth 0 are the embeddings, then come the window layers, then the rounds of fusion (see `nufm_hub.training.optimiser.encoder_depths`).
+    A Trainer whose optimiser exists already does not train what is switched on later: make a new Trainer.
     """
     depths = encoder_depths(model)
     chosen = {n: p for n, p in model.named_parameters() if not p.requires_grad and depths.get(n, depth) >= depth}

@@ -74,6 +74,7 @@ class TransferReport:
 
     @property
     def carried_parameters(self) -> int:
+        """Parameters of the new model that come from the source."""
         return sum(r.parameters for r in self.rows if r.status == "loaded")
 
     @property
