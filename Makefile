@@ -77,7 +77,7 @@ studies: $(STAMP)
 	$(VENV)/bin/nufm simulate superfgd --events 24000 --seed 11 --out data/superfgd
 	$(VENV)/bin/nufm simulate pilarnet --events 3200 --seed 12 --workers 2 --out data/pilarnet
 	$(STUDY) data-efficiency $(FASERCAL) --cpu
-	$(STUDY) data-efficiency --events data/fasercal-train-2 --budget 300 --seed 0 --seed 1 --tune-budget 300 --tune-learning-rate 0.015 \
+	$(STUDY) data-efficiency --events data/fasercal-train-2 --budget 300 --tune-budget 300 --tune-learning-rate 0.015 \
 	  --tune-learning-rate 0.03 --tune-epochs 2 --out runs/data-efficiency-longer --results model_cards/results/longer --cpu
 	$(STUDY) representation $(FASERCAL) --cpu
 	$(STUDY) ablation nufm/fasercal-mae-rel-reconstruction --cpu

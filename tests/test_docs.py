@@ -77,8 +77,9 @@ def means_of(study: str) -> dict[int, list[dict[str, float]]]:
 def data_efficiency_rows() -> list[list[str]]:
     columns = {"flavour.macro_auroc": ".3f", "vertex.vertex_error_mean": ".0f", "visible_momentum.resolution68": ".2f"}
     return [
-        [f"{labels:,}"] + [f"{m[column]:{digits}}" for column, digits in columns.items() for m in by]
-        for labels, by in means_of("data-efficiency").items()
+        [f"{labels:,}{note}"] + [f"{m[column]:{digits}}" for column, digits in columns.items() for m in by]
+        for study, note in (("data-efficiency", ""), ("longer/data-efficiency", ", twice the steps"))
+        for labels, by in means_of(study).items()
     ]
 
 

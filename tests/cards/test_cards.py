@@ -244,6 +244,8 @@ def test_studies_of_the_same_weights_are_shown_with_what_got_worse(folder):
     study_file(results, "transfer-superfgd", ENCODER, "superfgd")
     study_file(results, "stale", "0" * 64)
     study_file(results, "data-efficiency-vertex", "1" * 64)
+    (results / "longer").mkdir()
+    study_file(results / "longer", "data-efficiency", ENCODER)
     text = str(make_card(record(folder), results))
     rows = rows_of(text)
     assert ["flavour macro-AUROC", "100", "0.62 ± 0.02828 (0.6 to 0.64)", "0.71 ± 0.01414 (0.7 to 0.72)"] in rows
@@ -255,6 +257,8 @@ def test_studies_of_the_same_weights_are_shown_with_what_got_worse(folder):
     assert "[data-efficiency-curves.png](results/data-efficiency-curves.png)" in text
     assert "8 of 9 runs are done" in text
     assert "data-efficiency-vertex-curves.png" not in text  # of another study
+    assert "### Data-efficiency (longer)" in text
+    assert "[longer/data-efficiency-curves.png](results/longer/data-efficiency-curves.png)" in text
     factor = np.exp(np.interp(0.71, (0.62, 0.81), np.log((100, 1000)))) / 100
     by_seed = [np.exp(np.interp(v, c, np.log((100, 1000)))) / 100 for v, c in ((0.70, (0.60, 0.80)), (0.72, (0.64, 0.82)))]
     assert ["flavour macro-AUROC", "100", "mae-rel", shown(factor), ", ".join(map(shown, by_seed))] in rows

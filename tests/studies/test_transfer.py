@@ -214,6 +214,13 @@ def test_seeds_outside_the_interval_of_the_reference_by_hand():
     assert (calibration["better"], calibration["worse"]) == (0, 1)
 
 
+def test_crosstalk_without_models(tmp_path):
+    result = CliRunner().invoke(app, ["study", "crosstalk", "--models", str(tmp_path), "--out", str(tmp_path / "out")])
+    assert result.exit_code == 2
+    assert "no finished models: run nufm study transfer superfgd first" in " ".join(result.output.replace("│", " ").split())
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.slow
 def test_crosstalk_of_simulated_particles(tmp_path):
     def invoke(*options):

@@ -55,7 +55,7 @@ def studies_of(facts: Facts) -> tuple[list[StudyTables], list[str]]:
     """The studies in the folder of results that used the weights of this checkpoint or of one it started from, on its detector if it has a task,
     those of numbers of labels first; and the names of those that used other weights of the same name, which say nothing about this one."""
     found, outdated = [], []
-    for path in sorted(facts.results.glob("*.json")):
+    for path in sorted(facts.results.rglob("*.json")):
         text = path.read_text(encoding="utf-8")
         data = json.loads(text)
         if "study" not in data or not (facts.step.is_pretraining or facts.spec.name.removesuffix("-crop") in _detectors(data)):
@@ -63,10 +63,10 @@ def studies_of(facts: Facts) -> tuple[list[StudyTables], list[str]]:
         if (rows := path.with_suffix(".csv")).is_file():
             text += rows.read_text(encoding="utf-8")
         if any(step.weights_sha256 in text or ('"encoder_sha256"' in text and step.encoder_sha256 in text) for step in facts.steps):
-            found.append(_tables(data, path))
+            found.append(_tables(data, path, facts.results))
         elif any(f'"{step.name}"' in text for step in facts.steps):
-            outdated.append(path.stem)
-    return sorted(found, key=lambda study: "labels" not in study.columns), outdated
+            outdated.append(path.relative_to(facts.results).with_suffix("").as_posix())
+    return sorted(found, key=lambda study: (study.columns != ("labels",), study.name)), outdated
 
 
 def _detectors(data: Mapping[str, Any]) -> set[str]:
@@ -91,10 +91,13 @@ def _plots(path: Path) -> tuple[str, ...]:
     return tuple(p.name for p in named if not any(p.stem == other or p.stem.startswith(f"{other}-") for other in others))
 
 
-def _tables(data: Mapping[str, Any], path: Path) -> StudyTables:
+def _tables(data: Mapping[str, Any], path: Path, results: Path) -> StudyTables:
     runs = data.get("runs")
     progress = f"{runs['finished']} of {runs['planned']}" if isinstance(runs, Mapping) and runs["finished"] < runs["planned"] else ""
-    about = {"name": data["study"], "command": _command(data), "file": path.name, "plots": _plots(path), "progress": progress}
+    place = path.parent.relative_to(results)  # a folder of its own says what is different about a study
+    name = " ".join([data["study"], *(f"({part})" for part in place.parts)])
+    plots = tuple((place / plot).as_posix() for plot in _plots(path))
+    about = {"name": name, "command": _command(data), "file": (place / path.name).as_posix(), "plots": plots, "progress": progress}
     about["revisions"] = tuple(map(revision, data.get("git_revisions") or [data.get("git_revision")]))
     if not (entries := data.get("summary")):
         return StudyTables(**about)

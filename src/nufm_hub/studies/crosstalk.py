@@ -137,7 +137,9 @@ def _models(folder: Path, labels: Sequence[int] | None) -> dict[str, dict[str, A
             settings = record["settings"]
             keys = {key: settings[key] for key in ("initialisation", "labels", "seed")}
             found[record["name"]] = keys | {"weights_sha256": record["result"]["evaluation"]["weights_sha256"]}
-    wanted = set(labels or ()) or {max((held["labels"] for held in found.values()), default=0)}
+    if not found:
+        raise ValueError(f"{folder.parent} has no finished models: run nufm study transfer superfgd first")
+    wanted = set(labels or ()) or {max(held["labels"] for held in found.values())}
     chosen = {name: held for name, held in found.items() if held["labels"] in wanted}
     chosen = dict(sorted(chosen.items(), key=lambda item: item[1]["initialisation"] != REFERENCE))  # what all else is compared with comes first
     if missing := wanted - {held["labels"] for held in chosen.values()}:
