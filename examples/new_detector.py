@@ -28,7 +28,7 @@ from nufm_hub import (
     transfer_encoder,
     write_events,
 )
-from nufm_hub.training.data import NuFMCollator
+from nufm_hub.training.data import EventCollator
 from nufm_hub.training.optimiser import parameter_groups
 from nufm_hub.transfer import WarmUpNewWeights
 
@@ -103,7 +103,7 @@ def main(source: str, out: Path, steps: int, push: str | None) -> float:
             lr_scheduler_type="cosine", warmup_steps=5, use_cpu=True, seed=7,
         ),
         train_dataset=train,
-        data_collator=NuFMCollator(processor, labels="particle"),
+        data_collator=EventCollator(processor, labels="particle"),
         optimizers=(torch.optim.AdamW(parameter_groups(model, learning_rate=2e-3, weight_decay=0.05, layer_decay=0.85)), None),
         callbacks=[WarmUpNewWeights(report, steps // 5)],
     ).train()  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib.metadata import version
 
+from . import models
 from .lazy import lazy_names
 
 __version__ = version("nufm-hub")
@@ -18,25 +19,7 @@ _PUBLIC = {
     "read_events": "events",
     "write_events": "events",
     "sample_path": "events.samples",
-    "AutoModelForCharmClassification": "models",
-    "AutoModelForEventReconstruction": "models",
-    "AutoModelForFlavourClassification": "models",
-    "AutoModelForMomentumRegression": "models",
-    "AutoModelForParticleID": "models",
-    "AutoModelForVertexRegression": "models",
-    "AutoModelForVoxelClassification": "models",
-    "NuFMConfig": "models",
-    "NuFMForCharmClassification": "models",
-    "NuFMForEventParticleID": "models",
-    "NuFMForEventReconstruction": "models",
-    "NuFMForFlavourClassification": "models",
-    "NuFMForMomentumRegression": "models",
-    "NuFMForParticleID": "models",
-    "NuFMForPreTraining": "models",
-    "NuFMForVertexRegression": "models",
-    "NuFMForVoxelClassification": "models",
-    "NuFMModel": "models",
-    "NuFMProcessor": "models",
+    **dict.fromkeys(models.__all__, "models"),
     "EventParticlePipeline": "pipelines",
     "FlavourPipeline": "pipelines",
     "ParticlePipeline": "pipelines",

@@ -15,14 +15,9 @@ from nufm_hub.checkpoints import list_checkpoints
 from nufm_hub.detectors import DetectorSpec, load_detector
 from nufm_hub.events import Event
 from nufm_hub.events.crop_files import CropSettings
-from nufm_hub.models import (
-    AutoModelForFlavourClassification,
-    AutoModelForParticleID,
-    AutoModelForVertexRegression,
-    NuFMConfig,
-    NuFMForEventParticleID,
-)
-from nufm_hub.models.nufm.processing_nufm import NuFMProcessor
+from nufm_hub.models import AutoConfig, AutoModelForFlavourClassification, AutoModelForParticleID, AutoModelForVertexRegression, AutoProcessor
+from nufm_hub.models.common import EventProcessor
+from nufm_hub.tasks import task_of
 
 
 class EventPipeline:
@@ -36,7 +31,7 @@ class EventPipeline:
 
     auto_model: ClassVar[Any]
 
-    def __init__(self, model: PreTrainedModel, processor: NuFMProcessor, batch_size: int = 16) -> None:
+    def __init__(self, model: PreTrainedModel, processor: EventProcessor, batch_size: int = 16) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, not {batch_size}")
         if model.config.spec.hash != processor.spec.hash:
@@ -54,18 +49,18 @@ class EventPipeline:
         return cls(*cls._load(name_or_path, **kwargs), batch_size)
 
     @classmethod
-    def _load(cls, name_or_path: str, **kwargs: Any) -> tuple[PreTrainedModel, NuFMProcessor]:
+    def _load(cls, name_or_path: str, **kwargs: Any) -> tuple[PreTrainedModel, EventProcessor]:
         hub = {k: v for k, v in kwargs.items() if k in ("revision", "cache_dir", "token", "local_files_only")}
         model, info = cls.auto_model.from_pretrained(name_or_path, output_loading_info=True, **kwargs)
         if info["missing_keys"]:
             name = type(model).__name__
-            bundled = [c for c in list_checkpoints() if NuFMConfig.from_pretrained(c).architectures == [name]]
+            bundled = [c for c in list_checkpoints() if AutoConfig.from_pretrained(c).architectures == [name]]
             others = f", or take {' or '.join(bundled)}, which the package brings" if bundled else ""
             raise ValueError(
                 f"{name_or_path} holds no trained head of a {name} (no weights named {sorted(info['missing_keys'])[:3]} ...): "
                 f"fine-tune it with nufm finetune{others}"
             )
-        return model, NuFMProcessor.from_pretrained(name_or_path, **hub)
+        return model, AutoProcessor.from_pretrained(name_or_path, **hub)
 
     def __call__(self, events: Event | Iterable[Event]) -> Any:
         """The prediction of one event, or the list of predictions of several."""
@@ -118,7 +113,7 @@ class EventParticlePipeline(EventPipeline):
     def __init__(
         self,
         model: PreTrainedModel,
-        processor: NuFMProcessor,
+        processor: EventProcessor,
         batch_size: int = 16,
         detector: str | DetectorSpec | None = None,
         crops: CropSettings | None = None,
@@ -159,7 +154,7 @@ class EventParticlePipeline(EventPipeline):
             particles = [self._particles(event) for event in batch]
             together = [crop for crops in particles for crop in crops]
             more = {}
-            if isinstance(self.model, NuFMForEventParticleID):
+            if task_of(self.model).grouped:
                 more["particle_event"] = torch.tensor([i for i, crops in enumerate(particles) for _ in crops])
             rows = iter(self._predict(together, **more) if together else [])
             for crops in particles:

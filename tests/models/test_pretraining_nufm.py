@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from nufm_hub.models import NuFMForFlavourClassification, NuFMForPreTraining, NuFMModel
-from nufm_hub.models.nufm import pretraining_nufm
+from nufm_hub.models.common.objectives import huber_loss, label_loss, near_hits, occupancy_loss
+from nufm_hub.models.nufm import NuFMInputs, pretraining_nufm
+from nufm_hub.models.nufm.decoder_nufm import NuFMVoxelHead, cosine_basis
 from nufm_hub.models.nufm.layers_nufm import Sequences
-from nufm_hub.models.nufm.objectives_nufm import huber_loss, label_loss, near_hits, occupancy_loss
-from nufm_hub.models.nufm.pretraining_nufm import NuFMVoxelHead, cosine_basis
 
 LOSSES = {"occupancy_cubes", "charge_cubes", "occupancy_bars", "charge_bars", "towers", "muon"}
 
@@ -21,6 +21,10 @@ def model(toy, **overrides):
 
 def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
+
+
+def inputs_of(batch):
+    return NuFMInputs(**{name: value for name, value in batch.items() if name != "voxel_labels"})
 
 
 def randomise(net):
@@ -59,7 +63,7 @@ def test_voxel_head_equals_its_definition(toy, name):
 
 def test_cells_of_voxels(toy):
     net, batch = model(toy), toy.collate([toy.event(40, 0, 0, seed=0)])
-    table = net.patches(batch["voxel_coordinates"], batch["voxel_features"], batch["voxel_branch"], None)[0]
+    table = net.patches(inputs_of(batch))[0]
     x, y, z = (batch["voxel_coordinates"][0][table.voxel] % torch.tensor([6, 6, 5])).unbind(1)
     assert torch.equal(net.decoder.branches[0].voxel_head.cells(table), ((table.row * 5 + z) * 6 + x) * 6 + y)
 
@@ -98,10 +102,9 @@ def test_losses_of_one_event_by_hand(toy, monkeypatch):
     monkeypatch.setattr(pretraining_nufm, "uniform", lambda count, device, generator: torch.full((count,), next(draws)))
     got = net(**batch).losses
 
-    inputs = {k: v for k, v in batch.items() if k != "voxel_labels"}
-    table = net.patches(inputs["voxel_coordinates"], inputs["voxel_features"], inputs["voxel_branch"], None)
+    table = net.patches(inputs_of(batch))
     visible = [first_of_each(t.window, 0, 0, None) for t in table]
-    tracks = net.other_tokens(1, inputs["image_features"], inputs["track_features"], inputs["track_mask"], None)["tracks"]
+    tracks = net.other_tokens(inputs_of(batch))["tracks"]
     latents, _, _, _ = net.encoder(net.embed(table, visible, 1), [tracks], 1)
     context = net.decoder.projection(latents)
 
@@ -145,7 +148,7 @@ def test_hidden_voxels_do_not_reach_the_latents(toy):
     net.encoder.register_forward_hook(lambda module, args, output: seen.append(args[0]))
     clean = net(**batch, generator=seeded())
     shown = seen[0]
-    patches = net.patches(batch["voxel_coordinates"], batch["voxel_features"], batch["voxel_branch"], None)
+    patches = net.patches(inputs_of(batch))
     assert all(len(t.event) < len(p) for t, p in zip(shown, patches))
     # charge of voxels in patches that pass A did not show
     patch = patches[0]

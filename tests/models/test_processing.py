@@ -12,7 +12,8 @@ from transformers import AutoFeatureExtractor, AutoProcessor
 from nufm_hub import models  # registers the classes  # noqa: F401
 from nufm_hub.detectors import DetectorSpec, load_detector
 from nufm_hub.events import Event, Voxels
-from nufm_hub.models.nufm.processing_nufm import IGNORED, NuFMProcessor
+from nufm_hub.models.common.processing import IGNORED
+from nufm_hub.models.nufm import NuFMProcessor
 
 SPEC = load_detector("fasercal")
 

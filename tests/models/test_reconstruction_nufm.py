@@ -14,7 +14,7 @@ from nufm_hub.models import (
     NuFMForMomentumRegression,
     NuFMForPreTraining,
 )
-from nufm_hub.models.nufm.kinematics_nufm import momentum_loss
+from nufm_hub.models.common.kinematics import momentum_loss
 
 SCALES = {
     "visible": {"transverse": 1.5, "longitudinal": 300.0, "k": 500.0, "mean": 0.7, "std": 0.4},

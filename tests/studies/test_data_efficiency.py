@@ -15,7 +15,7 @@ from nufm_hub.cli import app
 from nufm_hub.files import sha256_of
 from nufm_hub.studies import fine_tuning
 from nufm_hub.training import train
-from nufm_hub.training.run import _last_checkpoint
+from nufm_hub.training.folder import _last_checkpoint
 
 RATES = (0.02, 0.2)
 

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import TrainerState, TrainingArguments
 
+from nufm_hub.models import NuFMForFlavourClassification
 from nufm_hub.training import run, train
 from nufm_hub.training.ema import TRAINING_WEIGHTS, ExponentialMovingAverage
 
@@ -86,7 +87,7 @@ def test_the_average_is_evaluated_and_saved_and_training_goes_on_without_it(toy_
     monkeypatch.setattr(run, "ExponentialMovingAverage", Spy)
     kept = train("flavour", settings, toy_files["train"], tmp_path / "last", seed=4, use_cpu=True, save_every=1)
     spy, names = Spy.last, list(load_file(plain / "model.safetensors"))
-    order = [name for name, _ in run.NuFMForFlavourClassification.from_pretrained(kept).named_parameters()]
+    order = [name for name, _ in NuFMForFlavourClassification.from_pretrained(kept).named_parameters()]
     assert sorted(order) == sorted(names)
     averages = spy.averages()
     assert len(averages) == 25  # 3 epochs of 8 steps

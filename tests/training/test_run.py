@@ -142,14 +142,14 @@ def test_an_interrupted_run_ends_with_the_same_weights(task, ema_decay, toy_file
 
     whole = go("whole")
     finished = run.save_checkpoint
-    trainer = run.NuFMTrainer
+    trainer = run.EventTrainer
 
     def interrupted(*args, **kwargs):
         made = trainer(*args, **kwargs)
         made.add_callback(StopAfter(2))
         return made
 
-    monkeypatch.setattr(run, "NuFMTrainer", interrupted)
+    monkeypatch.setattr(run, "EventTrainer", interrupted)
     monkeypatch.setattr(run, "save_checkpoint", lambda *args: None)
     go("halves")
     assert not (tmp_path / "halves" / "model").exists()
@@ -157,7 +157,7 @@ def test_an_interrupted_run_ends_with_the_same_weights(task, ema_decay, toy_file
         (tmp_path / "halves" / f"checkpoint-{step}").mkdir()
         if state is not None:
             (tmp_path / "halves" / f"checkpoint-{step}" / "trainer_state.json").write_text(state)
-    monkeypatch.setattr(run, "NuFMTrainer", trainer)
+    monkeypatch.setattr(run, "EventTrainer", trainer)
     monkeypatch.setattr(run, "save_checkpoint", finished)
     halves = go("halves")
     first, second = (load_file(folder / "model.safetensors") for folder in (whole, halves))

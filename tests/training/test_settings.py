@@ -14,7 +14,7 @@ def trained(toy_files, recipe, tmp_path_factory):
     """The trainer of a training, and the folder of its model."""
     kept = []
 
-    class Kept(run.NuFMTrainer):
+    class Kept(run.EventTrainer):
         def __init__(self, *args, **kwargs):
             super().__init__(*args, **kwargs)
             kept.append(self)
@@ -30,7 +30,7 @@ def trained(toy_files, recipe, tmp_path_factory):
         "warmup": 0.25,
     }
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "NuFMTrainer", Kept)
+        patch.setattr(run, "EventTrainer", Kept)
         folder = train("flavour", settings, toy_files["train"], tmp_path_factory.mktemp("settings") / "run", use_cpu=True)
     return kept[0], folder
 

@@ -52,8 +52,9 @@ def _card(facts: Facts) -> ModelCard:
     notes = [SIMULATIONS[name] for name in dict.fromkeys(s["simulation"] for s in simulated) if name in SIMULATIONS]
     text = environment.get_template(_TEMPLATE).render(
         f=facts,
-        kind=KINDS[facts.architecture],
+        kind=KINDS[step.task.name],
         step=step,
+        method=step.config.method,
         training=step.training,
         evaluation=facts.evaluation,
         metrics=metrics,
@@ -81,12 +82,12 @@ def _card(facts: Facts) -> ModelCard:
 
 def _code(facts: Facts) -> str:
     """Lines that load the model and use it on an event, a packaged one where there is one."""
-    kind = KINDS[facts.architecture]
-    model = "NuFMModel" if facts.step.is_pretraining else facts.architecture
-    names = [kind.pipeline] if kind.pipeline else [model, "NuFMProcessor"]
+    kind = KINDS[facts.step.task.name]
+    model = "AutoModel" if facts.step.is_pretraining else facts.step.task.auto.__name__
+    names = [kind.pipeline] if kind.pipeline else [model, "AutoProcessor"]
     source = f'sample_path("{facts.sample.stem}")' if facts.sample else '"events.parquet"'
     lines = [f"from nufm_hub import {', '.join([*names, 'read_events', *(['sample_path'] if facts.sample else [])])}"]
     lines += ["", f"event = next(read_events({source}))"]
-    loaded = {"predict": kind.pipeline} if kind.pipeline else {"model": model, "processor": "NuFMProcessor"}
+    loaded = {"predict": kind.pipeline} if kind.pipeline else {"model": model, "processor": "AutoProcessor"}
     lines += [f'{name} = {cls}.from_pretrained("{facts.name}")' for name, cls in loaded.items()]
     return "\n".join([*lines, kind.code])

@@ -17,8 +17,10 @@ from nufm_hub.evaluation.source import crop_settings, packaged_sample, weights_s
 from nufm_hub.events import read_detector
 from nufm_hub.events.crop_files import CropSettings
 from nufm_hub.files import sha256_of
-from nufm_hub.models import NuFMConfig, NuFMModel
+from nufm_hub.models import AutoConfig, AutoModel
+from nufm_hub.models.common import DetectorConfig
 from nufm_hub.studies.features import encoder_sha256
+from nufm_hub.tasks import Task, get_task
 from nufm_hub.transfer.report import REPORT_FILE, TransferReport
 
 
@@ -35,7 +37,7 @@ class Step:
 
     name: str
     folder: Path
-    config: NuFMConfig
+    config: DetectorConfig
     training: dict[str, Any]
 
     @classmethod
@@ -44,16 +46,20 @@ class Step:
         folder = checkpoint_folder(checkpoint)
         if not (path := folder / "training.json").is_file():
             raise ValueError(f"{checkpoint} has no training.json: a card cannot say how it was made")
-        return cls(checkpoint_name(checkpoint), folder, NuFMConfig.from_pretrained(folder), json.loads(path.read_text(encoding="utf-8")))
+        return cls(checkpoint_name(checkpoint), folder, AutoConfig.from_pretrained(folder), json.loads(path.read_text(encoding="utf-8")))
+
+    @property
+    def task(self) -> Task:
+        return get_task(self.training["task"])
 
     @property
     def is_pretraining(self) -> bool:
-        return self.training["task"] == "pretraining"
+        return self.task.judged == "losses"
 
     @property
     def uses_truth(self) -> bool:
         """Whether its pre-training learnt what the simulation says of single voxels."""
-        return self.is_pretraining and bool(self.config.relational)
+        return self.is_pretraining and self.config.pretrains_on_truth
 
     @property
     def source_sha256(self) -> str | None:
@@ -66,7 +72,7 @@ class Step:
 
     @cached_property
     def encoder_sha256(self) -> str:
-        return encoder_sha256(NuFMModel.from_pretrained(self.folder))
+        return encoder_sha256(AutoModel.from_pretrained(self.folder))
 
     @property
     def source(self) -> str | None:

@@ -1,4 +1,4 @@
-"""What there is to say about every model class, and about every simulation: the words of a card."""
+"""What there is to say about every task, and about every simulation: the words of a card."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Kind:
-    """A model class.
+    """Models of a task.
 
     Attributes:
         title: the task, for people.
@@ -27,45 +27,45 @@ class Kind:
 _PREDICT = "print(predict(event))"
 
 KINDS = {
-    "NuFMForPreTraining": Kind(
+    "pretraining": Kind(
         "masked pre-training",
         "an encoder of whole detector events, pre-trained and without a task",
         ("masked-autoencoder", "representation-learning"),
         "print(model(**processor(event)).pooler_output.shape)  # one vector an event",
     ),
-    "NuFMForFlavourClassification": Kind(
+    "flavour": Kind(
         "neutrino flavour", "a classifier of the flavour of neutrino interactions", ("classification",), _PREDICT, "FlavourPipeline"
     ),
-    "NuFMForCharmClassification": Kind(
+    "charm": Kind(
         "charm",
         "a classifier of charm production in neutrino interactions",
         ("classification",),
         "print(model(**processor(event)).logits.softmax(-1))",
     ),
-    "NuFMForVertexRegression": Kind(
+    "vertex": Kind(
         "primary vertex", "a regression of the primary vertex of neutrino interactions", ("regression",), _PREDICT, "VertexPipeline"
     ),
-    "NuFMForMomentumRegression": Kind(
+    "momentum": Kind(
         "momenta",
         "a regression of the visible, jet and lepton momentum of neutrino interactions",
         ("regression",),
         "print(processor.post_process_reconstruction(model(**processor(event))))  # GeV",
     ),
-    "NuFMForEventReconstruction": Kind(
+    "reconstruction": Kind(
         "event reconstruction",
         "one model for flavour, charm, momenta and vertex of neutrino interactions, predicted jointly",
         ("classification", "regression"),
         "print(processor.post_process_reconstruction(model(**processor(event))))  # classes, GeV, mm",
     ),
-    "NuFMForVoxelClassification": Kind(
+    "voxels": Kind(
         "voxel classification",
         "a classifier of the single voxels of an event",
         ("classification", "segmentation"),
         "logits = model(**processor(event)).logits  # (1, voxels, classes of all labels), NaN where the branch has no labels\n"
         "print(processor.post_process_voxels(logits, [event])[0].keys())  # by branch, a row for each raw hit",
     ),
-    "NuFMForParticleID": Kind("particle identification", "a classifier of single particles", ("classification",), _PREDICT, "EventParticlePipeline"),
-    "NuFMForEventParticleID": Kind(
+    "particle": Kind("particle identification", "a classifier of single particles", ("classification",), _PREDICT, "EventParticlePipeline"),
+    "event-particles": Kind(
         "particle identification",
         "a classifier of all particles of an event, which look at each other",
         ("classification",),

@@ -11,7 +11,7 @@ from .scores import metric_name, quantity_name, single_values
 
 def metadata(facts: Facts) -> ModelCardData:
     """The YAML block. Intervals and how they were made stand in the `args` of each metric."""
-    step, kind = facts.step, KINDS[facts.architecture]
+    step, kind = facts.step, KINDS[facts.step.task.name]
     optional = {}
     if (source := step.source) is not None and "/" in source:
         optional = {"base_model": source, "base_model_relation": "finetune"}
@@ -20,7 +20,7 @@ def metadata(facts: Facts) -> ModelCardData:
     return ModelCardData(
         license="apache-2.0",
         library_name="transformers",
-        tags=["nufm", "neutrino", "particle-physics", "sparse", "simulated-data", facts.spec.name, *kind.tags],
+        tags=[step.config.model_type, "neutrino", "particle-physics", "sparse", "simulated-data", facts.spec.name, *kind.tags],
         model_name=facts.stem,
         eval_results=eval_results(facts),
         **optional,
@@ -29,7 +29,7 @@ def metadata(facts: Facts) -> ModelCardData:
 
 def eval_results(facts: Facts) -> list[EvalResult]:
     """Every metric that is one number and defined, but for the baselines."""
-    e, kind = facts.evaluation, KINDS[facts.architecture]
+    e, kind = facts.evaluation, KINDS[facts.step.task.name]
     seeds = sorted({s["seed"] for record in e["data"]["simulations"] for s in record.get("source", [record])})
     results = []
     for quantity, scores in e["metrics"].items():

@@ -18,14 +18,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nufm_hub import models
 from nufm_hub.detectors import DetectorSpec, load_detector
 from nufm_hub.events.crops import crop_detector
 from nufm_hub.files import new_folder
-from nufm_hub.models import NuFMConfig, NuFMProcessor
-from nufm_hub.models.nufm import NuFMPreTrainedModel
+from nufm_hub.models import nufm
+from nufm_hub.models.common.loading import check_finite
+from nufm_hub.models.nufm import NuFMConfig, NuFMPreTrainedModel, NuFMProcessor
 from nufm_hub.models.nufm.layers_nufm import sincos_position
-from nufm_hub.models.nufm.modeling_nufm import check_finite
 
 from .names import Layout, crop_layout, event_layout, fasercal_layout
 
@@ -183,7 +182,7 @@ def _task(kind: str, weights: Mapping[str, Tensor], task: str | None) -> tuple[t
         raise ValueError(f"this {kind} checkpoint pools with task tokens, which has no counterpart here: {tokens}; task='encoder' leaves them out")
     if task not in heads:
         raise ValueError(f"task={task!r}: this {kind} checkpoint can become one of {sorted(heads)}")
-    return getattr(models, "NuFMForEventParticleID" if kind in _WITH_FEATURES else _TASKS[task][0]), heads[task]
+    return getattr(nufm, "NuFMForEventParticleID" if kind in _WITH_FEATURES else _TASKS[task][0]), heads[task]
 
 
 def _config(kind: str, weights: Mapping[str, Tensor], spec: DetectorSpec, heads: int, outputs: int | None) -> NuFMConfig:

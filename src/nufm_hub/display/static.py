@@ -46,7 +46,7 @@ def plot_event(
         spec: the detector.
         colour_by: `"energy"` (summed along the view, logarithmic), another channel, the name of a voxel label (its most probable class),
             `"instance:<name>"` or `"predicted:<label>"`. Branches that do not know it show their energy.
-        prediction: what a model says: class results of `NuFMProcessor.post_process_classification` (or plain class names) by event
+        prediction: what a model says: class results of `EventProcessor.post_process_classification` (or plain class names) by event
             label, `"vertex"` (3,) in mm, and `"voxels"`: per-voxel probabilities as `post_process_voxels` gives them for the event.
         path: also write a .png, .pdf or .svg file.
         overwrite: replace an existing file.

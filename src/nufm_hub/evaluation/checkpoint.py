@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
-from transformers import PreTrainedModel
+from transformers import BatchFeature, PreTrainedModel
 
-from nufm_hub import checkpoints, models
+from nufm_hub import checkpoints
 from nufm_hub.events import Event
-from nufm_hub.models import NuFMForEventParticleID, NuFMForPreTraining, NuFMForVoxelClassification, NuFMProcessor
+from nufm_hub.models import AutoConfig, AutoProcessor
+from nufm_hub.models.common import EventProcessor
 from nufm_hub.provenance import git_revision, machine, package_versions
+from nufm_hub.tasks import find_task, task_of
 
 from .scores import Scores
 from .source import is_held_out, open_events, packaged_sample, weights_sha256
@@ -69,27 +71,27 @@ def evaluate(
     if not present.any():
         raise ValueError(f"absent={list(absent)} leaves no branch of {spec.name!r}")
     model.to(device := torch.device("cuda" if torch.cuda.is_available() and not use_cpu else "cpu"))
-    as_images = isinstance(model, NuFMForEventParticleID)
-    with_shares = isinstance(model, (NuFMForVoxelClassification, NuFMForPreTraining))
-    options = {"generator": torch.Generator(device).manual_seed(seed)} if isinstance(model, NuFMForPreTraining) else {}
-    data, groups = open_events(packaged_sample(spec) if events is None else events, spec, as_images, folder)
-    scores, seconds, count = Scores(spec), 0.0, 0
+    task = task_of(model)
+    options = {"generator": torch.Generator(device).manual_seed(seed)} if task.judged == "losses" else {}
+    data, groups = open_events(packaged_sample(spec) if events is None else events, spec, task.grouped, folder)
+    scores, seconds, count = Scores(task, processor), 0.0, 0
     clock = time.process_time if device.type == "cpu" else time.perf_counter
     while group := list(islice(groups, batch_size)):
         started = clock()
         batch = [event for image in group for event in image]
-        inputs = processor(batch, labels="voxels" if with_shares else None)
-        inputs["branch_mask"] = inputs["branch_mask"] & present
-        if as_images:
+        inputs = processor(batch, labels=None if task.judged == "events" else task.labels)
+        if absent:
+            inputs = without_branches(inputs, present)
+        if task.grouped:
             inputs["particle_event"] = torch.tensor([i for i, image in enumerate(group) for _ in image])
         with torch.inference_mode():
             outputs = model(**inputs.to(device), **options)
-        scores.add(model, processor, outputs, batch, inputs.get("voxel_labels"))
+        scores.add(outputs, batch, inputs.get("voxel_labels"))
         seconds += clock() - started
         count += len(batch)
     if not count:
         raise ValueError(f"there are no events to evaluate {checkpoint} on")
-    metrics = scores.metrics(model, processor, num_resamples, seed)
+    metrics = scores.metrics(num_resamples, seed)
     if not metrics:
         raise ValueError(f"none of the {count} events has a truth that {checkpoint} ({type(model).__name__}) predicts")
     return {
@@ -113,6 +115,17 @@ def evaluate(
     }
 
 
+def without_branches(inputs: Mapping[str, Any], present: torch.Tensor) -> BatchFeature:
+    """Inputs of a model with the branches taken away where `present`, bool (branches,), is False.
+
+    Raises:
+        ValueError: models of this family do not tell an absent branch from an empty one.
+    """
+    if "branch_mask" not in inputs:
+        raise ValueError("models of this family take no branch_mask: they cannot do without a branch of their detector")
+    return BatchFeature({**inputs, "branch_mask": inputs["branch_mask"] & present})
+
+
 def checkpoint_folder(checkpoint: str | Path) -> Path:
     """The files of a bundled id, a folder, or an id on the Hub.
 
@@ -131,17 +144,17 @@ def checkpoint_name(checkpoint: str | Path) -> str:
     return Path(checkpoint).resolve().name if Path(checkpoint).is_dir() else str(checkpoint)
 
 
-def load_with_head(checkpoint: str | Path, folder: Path) -> tuple[PreTrainedModel, NuFMProcessor]:
+def load_with_head(checkpoint: str | Path, folder: Path) -> tuple[PreTrainedModel, EventProcessor]:
     """Model, in evaluation mode, and processor from the files of a checkpoint.
 
     Raises:
         ValueError: the checkpoint has no head, or weights are missing.
     """
-    config = models.NuFMConfig.from_pretrained(folder)
+    config = AutoConfig.from_pretrained(folder)
     name = (config.architectures or ["(nothing)"])[0]
-    if name == "NuFMModel" or name not in models.__all__:
+    if (task := find_task(name, type(config))) is None:
         raise ValueError(f"{checkpoint} holds a {name}, which predicts nothing: give a checkpoint with a head")
-    model, info = getattr(models, name).from_pretrained(folder, output_loading_info=True)
+    model, info = task.model_class(type(config)).from_pretrained(folder, output_loading_info=True)
     if info["missing_keys"] or info["mismatched_keys"]:
         raise ValueError(f"{checkpoint} is incomplete: no weights of {name} named {sorted(info['missing_keys'])[:3]} ...; save it again")
-    return model.eval(), NuFMProcessor.from_pretrained(folder)
+    return model.eval(), AutoProcessor.from_pretrained(folder)

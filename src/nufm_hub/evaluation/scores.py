@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel
 
 from nufm_hub.detectors import DetectorSpec
 from nufm_hub.events import Event
@@ -24,7 +23,8 @@ from nufm_hub.metrics import (
     VoxelClassification,
     kinematic_sizes,
 )
-from nufm_hub.models import NuFMForPreTraining, NuFMForVoxelClassification, NuFMProcessor
+from nufm_hub.models.common import EventProcessor
+from nufm_hub.tasks import Task
 
 _MOMENTA = ("visible_momentum", "jet_momentum", "lepton_momentum", "missing_pt")
 
@@ -60,26 +60,39 @@ def vertex_scores(
 class Scores:
     """What is kept of every batch: predictions and truth of events in physical units, counts of voxels, sums of losses."""
 
-    def __init__(self, spec: DetectorSpec) -> None:
-        self.spec = spec
+    def __init__(self, task: Task, processor: EventProcessor) -> None:
+        self.task, self.processor, self.spec = task, processor, processor.spec
         self.predictions: dict[str, list[np.ndarray]] = {}
         self.truth: dict[str, list[np.ndarray]] = {}
-        self.voxels = {label.name: VoxelClassification(label) for label in spec.voxel_branches[0].labels}
+        self.voxels = {label.name: VoxelClassification(label) for label in self.spec.voxel_branches[0].labels}
         self.losses: dict[str, list[tuple[float, int]]] = {}
         self._origins: list[str] = []
 
-    def add(self, model: PreTrainedModel, processor: NuFMProcessor, outputs: Any, events: list[Event], shares: torch.Tensor | None) -> None:
-        if isinstance(model, NuFMForPreTraining):
+    def add(self, outputs: Any, events: list[Event], shares: torch.Tensor | None) -> None:
+        """Take in a batch: outputs of the task's model for the events, and `voxel_labels`, float (B, N, K), where voxels are judged."""
+        if self.task.judged == "losses":
             for name, loss in {"loss": outputs.loss, **outputs.losses}.items():
                 self.losses.setdefault(name, []).append((float(loss), len(events)))
-        elif isinstance(model, NuFMForVoxelClassification):
+        elif self.task.judged == "voxels":
             self._add_voxels(outputs.logits.float().cpu().numpy(), shares.cpu().numpy())
         else:
-            for name, values in _predictions(model, processor, outputs).items():
+            for name, values in self._predictions(outputs).items():
                 self.predictions.setdefault(name, []).append(values)
             for name, values in _truth(events, self.spec).items():
                 self.truth.setdefault(name, []).append(values)
             self._origins += [group_key(e, "event") if "index" in e.provenance else f"unknown {len(self._origins) + i}" for i, e in enumerate(events)]
+
+    def _predictions(self, outputs: Any) -> dict[str, np.ndarray]:
+        """Probabilities (B, K), vertices in mm (B, 3), momenta in GeV, by quantity."""
+        if (label := self.task.event_label) is not None:
+            return {label: _softmax(outputs.logits)}
+        if "logits" in outputs:
+            return {"vertex": self.processor.post_process_vertex(outputs)}
+        found = {name: _softmax(outputs[f"{name}_logits"]) for name in self.spec.event_labels if f"{name}_logits" in outputs}
+        found |= {name: outputs[name].double().cpu().numpy() for name in _MOMENTA}
+        if "vertex" in outputs:
+            found["vertex"] = self.processor.post_process_vertex(SimpleNamespace(logits=outputs.vertex))
+        return found
 
     def _groups(self) -> np.ndarray | None:
         """Number of the event that each crop is from, (B,); None where every one is from another event."""
@@ -93,7 +106,8 @@ class Scores:
             for row, truth in zip(logits, shares, strict=True):
                 self.voxels[label.name].add(row[:, columns], truth[:, columns])
 
-    def metrics(self, model: PreTrainedModel, processor: NuFMProcessor, num_resamples: int, seed: int) -> dict[str, Any]:
+    def metrics(self, num_resamples: int, seed: int) -> dict[str, Any]:
+        """All that can be said, by quantity."""
         predictions, truth = ({k: np.concatenate(v) for k, v in d.items()} for d in (self.predictions, self.truth))
         options, groups = {"num_resamples": num_resamples, "seed": seed}, self._groups()
         metrics: dict[str, Any] = {}
@@ -103,7 +117,7 @@ class Scores:
                 of_known = None if groups is None else groups[known]
                 metrics[name] = class_scores(predictions[name][known], truth[name][known], classes, **options, groups=of_known)
         if "vertex" in predictions and (known := np.isfinite(truth["vertex"]).all(axis=1)).any():
-            mean = np.asarray(processor.statistics["vertex"]["mean"])
+            mean = np.asarray(self.processor.statistics["vertex"]["mean"])
             metrics |= vertex_scores(predictions["vertex"][known], truth["vertex"][known], mean, **options)
         if "visible_momentum" in predictions:
             for name, (predicted, true) in kinematic_sizes(predictions, truth).items():
@@ -114,19 +128,6 @@ class Scores:
             means = {name: sum(v * n for v, n in values) / sum(n for _, n in values) for name, values in self.losses.items()}
             metrics["pretraining"] = {**means, "num_events": events}
         return metrics
-
-
-def _predictions(model: PreTrainedModel, processor: NuFMProcessor, outputs: Any) -> dict[str, np.ndarray]:
-    """Probabilities (B, K), vertices in mm (B, 3), momenta in GeV, by quantity."""
-    if label := getattr(model, "event_label", None):
-        return {label: _softmax(outputs.logits)}
-    if "logits" in outputs:
-        return {"vertex": processor.post_process_vertex(outputs)}
-    found = {name: _softmax(outputs[f"{name}_logits"]) for name in processor.spec.event_labels if f"{name}_logits" in outputs}
-    found |= {name: outputs[name].double().cpu().numpy() for name in _MOMENTA}
-    if "vertex" in outputs:
-        found["vertex"] = processor.post_process_vertex(SimpleNamespace(logits=outputs.vertex))
-    return found
 
 
 def _truth(events: list[Event], spec: DetectorSpec) -> dict[str, np.ndarray]:

@@ -16,7 +16,7 @@ from .voxels import VoxelClassification
 if TYPE_CHECKING:
     from transformers import EvalPrediction
 
-    from nufm_hub.models.nufm.processing_nufm import NuFMProcessor
+    from nufm_hub.models.common import EventProcessor
 
 _MOMENTA = ("visible_momentum", "jet_momentum", "lepton_momentum", "missing_pt")
 _LEAST_MISSING_PT = 1.0  # GeV; a relative error of next to nothing says nothing
@@ -39,7 +39,7 @@ def _class_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     return {key: results[key] for key in kept if results[key] is not None}
 
 
-def vertex_metrics(processor: NuFMProcessor) -> Callable[[EvalPrediction], dict[str, float]]:
+def vertex_metrics(processor: EventProcessor) -> Callable[[EvalPrediction], dict[str, float]]:
     """A `compute_metrics` function: vertex errors in mm from standardised vertices (B, 3), with the scale of `processor`."""
     if "vertex" not in processor.statistics:
         raise ValueError("the processor has no vertex statistics: the events it was fitted on carried no vertex")
@@ -56,13 +56,13 @@ def vertex_metrics(processor: NuFMProcessor) -> Callable[[EvalPrediction], dict[
     return compute_metrics
 
 
-def momentum_metrics(processor: NuFMProcessor) -> Callable[[EvalPrediction], dict[str, float]]:
-    """A `compute_metrics` function of `NuFMForMomentumRegression`: see `reconstruction_metrics`."""
+def momentum_metrics(processor: EventProcessor) -> Callable[[EvalPrediction], dict[str, float]]:
+    """A `compute_metrics` function of momentum regression: see `reconstruction_metrics`."""
     return lambda eval_prediction: _momentum_metrics(dict(zip(_MOMENTA, eval_prediction.predictions, strict=True)), eval_prediction.label_ids)
 
 
-def reconstruction_metrics(processor: NuFMProcessor) -> Callable[[EvalPrediction], dict[str, float]]:
-    """A `compute_metrics` function of `NuFMForEventReconstruction`.
+def reconstruction_metrics(processor: EventProcessor) -> Callable[[EvalPrediction], dict[str, float]]:
+    """A `compute_metrics` function of event reconstruction.
 
     Returns:
         what `flavour_metrics` gives, with `flavour_` and `charm_` in front; vertex errors in mm; and `_bias` and `_sigma68` of the relative
@@ -121,8 +121,8 @@ def _momentum_metrics(predictions: Mapping[str, np.ndarray], labels: Mapping[str
     return metrics
 
 
-def voxel_metrics(processor: NuFMProcessor) -> Callable[[EvalPrediction], dict[str, float]]:
-    """A `compute_metrics` function of `NuFMForVoxelClassification`: for each voxel label, with its name in front, `macro_auroc`, `accuracy`,
+def voxel_metrics(processor: EventProcessor) -> Callable[[EvalPrediction], dict[str, float]]:
+    """A `compute_metrics` function of voxel classification: for each voxel label, with its name in front, `macro_auroc`, `accuracy`,
     `balanced_accuracy` over the voxels that carry it. Labels that no voxel carries are left out.
     """
     labels = processor.spec.voxel_branches[0].labels

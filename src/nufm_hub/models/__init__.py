@@ -1,48 +1,47 @@
-"""Models. Importing this registers NuFM with transformers' `AutoConfig`, `AutoModel`
-and `AutoFeatureExtractor`, and with the Auto classes here."""
+"""Models, by family; `auto` finds the one that fits a checkpoint. Importing this tells transformers' Auto classes of them, and imports none."""
 
-from .auto import (
-    AutoModelForCharmClassification,
-    AutoModelForEventReconstruction,
-    AutoModelForFlavourClassification,
-    AutoModelForMomentumRegression,
-    AutoModelForParticleID,
-    AutoModelForVertexRegression,
-    AutoModelForVoxelClassification,
-)
-from .nufm import (
-    NuFMConfig,
-    NuFMForCharmClassification,
-    NuFMForEventParticleID,
-    NuFMForEventReconstruction,
-    NuFMForFlavourClassification,
-    NuFMForMomentumRegression,
-    NuFMForParticleID,
-    NuFMForPreTraining,
-    NuFMForVertexRegression,
-    NuFMForVoxelClassification,
-    NuFMModel,
-    NuFMProcessor,
-)
+from nufm_hub.lazy import lazy_names
 
-__all__ = [
-    "AutoModelForCharmClassification",
-    "AutoModelForEventReconstruction",
-    "AutoModelForFlavourClassification",
-    "AutoModelForMomentumRegression",
-    "AutoModelForParticleID",
-    "AutoModelForVertexRegression",
-    "AutoModelForVoxelClassification",
-    "NuFMConfig",
-    "NuFMForCharmClassification",
-    "NuFMForEventParticleID",
-    "NuFMForEventReconstruction",
-    "NuFMForFlavourClassification",
-    "NuFMForMomentumRegression",
-    "NuFMForParticleID",
-    "NuFMForPreTraining",
-    "NuFMForVertexRegression",
-    "NuFMForVoxelClassification",
-    "NuFMModel",
-    "NuFMProcessor",
-]
+from .families import list_families as list_families
+from .families import register_family as register_family
+
+_PUBLIC = {
+    **dict.fromkeys(
+        (
+            "AutoConfig",
+            "AutoModel",
+            "AutoModelForCharmClassification",
+            "AutoModelForEventParticleID",
+            "AutoModelForEventReconstruction",
+            "AutoModelForFlavourClassification",
+            "AutoModelForMomentumRegression",
+            "AutoModelForParticleID",
+            "AutoModelForPreTraining",
+            "AutoModelForVertexRegression",
+            "AutoModelForVoxelClassification",
+            "AutoProcessor",
+        ),
+        "auto",
+    ),
+    **dict.fromkeys(
+        (
+            "NuFMConfig",
+            "NuFMForCharmClassification",
+            "NuFMForEventParticleID",
+            "NuFMForEventReconstruction",
+            "NuFMForFlavourClassification",
+            "NuFMForMomentumRegression",
+            "NuFMForParticleID",
+            "NuFMForPreTraining",
+            "NuFMForVertexRegression",
+            "NuFMForVoxelClassification",
+            "NuFMModel",
+            "NuFMProcessor",
+        ),
+        "nufm",
+    ),
+}
+
+__all__ = sorted([*_PUBLIC, "list_families", "register_family"])
+
+__getattr__ = lazy_names(__name__, _PUBLIC)

@@ -13,13 +13,13 @@ import torch
 from tqdm import tqdm
 
 from nufm_hub.detectors import DetectorSpec
-from nufm_hub.evaluation.checkpoint import checkpoint_folder, checkpoint_name, load_with_head
+from nufm_hub.evaluation.checkpoint import checkpoint_folder, checkpoint_name, load_with_head, without_branches
 from nufm_hub.evaluation.scores import Scores
 from nufm_hub.evaluation.source import is_held_out, open_events, weights_sha256
 from nufm_hub.events import Event
 from nufm_hub.metrics import BalancedAccuracy, MacroAUROC, PurityEfficiency, RelativeResidual, VertexError, kinematic_sizes
-from nufm_hub.models import NuFMForEventParticleID, NuFMForPreTraining, NuFMForVoxelClassification
 from nufm_hub.provenance import git_revision, machine, package_versions
+from nufm_hub.tasks import task_of
 
 from .plots import new_figure, save
 from .tables import Row, flatten, interval_of, summarise, write_results
@@ -90,24 +90,25 @@ def study_ablation(
     """
     folder = checkpoint_folder(checkpoint)
     model, processor = load_with_head(checkpoint, folder)
-    if isinstance(model, (NuFMForPreTraining, NuFMForVoxelClassification, NuFMForEventParticleID)):
+    task = task_of(model)
+    if task.judged != "events" or task.grouped:
         raise ValueError(f"{checkpoint} is a {type(model).__name__}: give a checkpoint that predicts quantities of single events")
     spec = model.config.spec
     if len(spec.branches) < 2:
         raise ValueError(f"{checkpoint} reads {spec.name!r}, whose only branch is {spec.branches[0].name!r}: nothing would be left")
     model.to("cuda" if torch.cuda.is_available() and not use_cpu else "cpu")
-    scores = {variant: Scores(spec) for variant in variants(spec)}
+    scores = {variant: Scores(task, processor) for variant in variants(spec)}
     data, groups = open_events(list(test), spec, as_images=False, folder=folder)
     events = iter(tqdm((event for group in groups for event in group), desc="ablation", unit="event"))
     empty, count = dict.fromkeys((b.name for b in spec.branches), 0), 0
     while batch := list(islice(events, batch_size)):
         inputs = processor(batch)
         for variant, kept in scores.items():
-            changed = dict(inputs if variant.how == ABSENT else processor([emptied(event, variant.removed) for event in batch]))
-            changed["branch_mask"] = changed["branch_mask"] & torch.tensor([variant != Variant(b.name) for b in spec.branches])
+            changed = inputs if variant.how == ABSENT else processor([emptied(event, variant.removed) for event in batch])
+            changed = without_branches(changed, torch.tensor([variant != Variant(b.name) for b in spec.branches]))
             with torch.inference_mode():
-                outputs = model(**{name: value.to(model.device) for name, value in changed.items()})
-            kept.add(model, processor, outputs, batch, None)
+                outputs = model(**changed.to(model.device))
+            kept.add(outputs, batch, None)
         for name in empty:
             empty[name] += sum(_is_empty(event, name) for event in batch)
         count += len(batch)
@@ -118,7 +119,7 @@ def study_ablation(
     whole = scores[Variant()]
     rows = []
     for variant, kept in scores.items():
-        found = kept.metrics(model, processor, **options)
+        found = kept.metrics(**options)
         if not found:
             raise ValueError(f"none of the {count} events has a truth that {checkpoint} ({type(model).__name__}) predicts")
         if variant.removed is not None:

@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from nufm_hub.training import TASKS
-from nufm_hub.training.run import MODEL_FOLDER
+from nufm_hub.tasks import TASKS
+from nufm_hub.training.folder import MODEL_FOLDER
 
 from .fine_tuning import Events, Paths, describe_source, fine_tune_and_evaluate, refuse_shared_files
 from .label_factor import REFERENCE, compare_with_reference
@@ -30,7 +30,7 @@ class Study:
     """What is compared.
 
     Attributes:
-        task: of `nufm_hub.training.TASKS`.
+        task: of `nufm_hub.tasks.TASKS`.
         name: of the files with the results.
         initialisations: name -> id or folder of the checkpoint to start from, None for random weights.
         budgets: numbers of labelled events, shares of them such as `"1%"`, or `"all"`.

@@ -23,7 +23,7 @@ from nufm_hub.events.splits import read_truth
 from nufm_hub.files import sha256_of
 from nufm_hub.simulation.runner import simulate_events
 from nufm_hub.simulation.superfgd import SuperFGDSettings
-from nufm_hub.training.run import MODEL_FOLDER
+from nufm_hub.training.folder import MODEL_FOLDER
 
 from .comparison import STUDY_FOLDER
 from .label_factor import REFERENCE

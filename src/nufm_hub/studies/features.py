@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from nufm_hub.events import Event, EventDataset
-from nufm_hub.models import NuFMModel, NuFMProcessor
+from nufm_hub.models.common import DetectorModel, EventProcessor
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Encoded:
     """Events as an encoder sees them.
 
     Attributes:
-        features: float32 (N, hidden_size), the mean of the latents (`NuFMModel`'s `pooler_output`).
+        features: float32 (N, hidden_size), the event vectors (`pooler_output`).
         labels: class indices int64 (N,) by name of the event label, -1 where unknown.
         vertex: float64 (N, 3), mm, NaN where unknown.
     """
@@ -31,7 +31,7 @@ class Encoded:
     vertex: np.ndarray
 
 
-def encode(model: NuFMModel, processor: NuFMProcessor, events: EventDataset, batch_size: int = 32, workers: int = 0) -> Encoded:
+def encode(model: DetectorModel, processor: EventProcessor, events: EventDataset, batch_size: int = 32, workers: int = 0) -> Encoded:
     """All events through a frozen encoder, on the device of the model.
 
     Raises:
@@ -59,14 +59,14 @@ def encode(model: NuFMModel, processor: NuFMProcessor, events: EventDataset, bat
     )
 
 
-def random_encoder(like: NuFMModel, seed: int) -> NuFMModel:
+def random_encoder(like: DetectorModel, seed: int) -> DetectorModel:
     """An encoder of the same size with new weights; the global random state is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return NuFMModel(like.config)
+        return type(like)(like.config)
 
 
-def encoder_sha256(model: NuFMModel) -> str:
+def encoder_sha256(model: DetectorModel) -> str:
     """Hash of the encoder's weights by name and value: the same encoder inside another checkpoint has the same one."""
     digest = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):

@@ -18,8 +18,10 @@ from nufm_hub import checkpoints
 from nufm_hub.evaluation import evaluate
 from nufm_hub.events import list_shards
 from nufm_hub.files import sha256_of
-from nufm_hub.training import TASKS, train
-from nufm_hub.training.run import MODEL_FOLDER, describe_data
+from nufm_hub.tasks import get_task
+from nufm_hub.training import train
+from nufm_hub.training.data import describe_data, open_task
+from nufm_hub.training.folder import MODEL_FOLDER
 
 from .runs import Work
 
@@ -45,7 +47,7 @@ class Events:
         Raises:
             ValueError: no or damaged files, or files of several detectors.
         """
-        return cls(paths, describe_data(TASKS[task].open(list(paths))) | {"sha256": sha256_of(list_shards(paths))})
+        return cls(paths, describe_data(open_task(get_task(task), list(paths))) | {"sha256": sha256_of(list_shards(paths))})
 
     def __len__(self) -> int:
         return self.description["events"]

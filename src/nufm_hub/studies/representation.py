@@ -19,8 +19,8 @@ from nufm_hub.display.colouring import PALETTE
 from nufm_hub.evaluation import class_scores, vertex_scores
 from nufm_hub.events import EventDataset
 from nufm_hub.files import sha256_of
-from nufm_hub.models import NuFMModel, NuFMProcessor
-from nufm_hub.training.run import describe_data
+from nufm_hub.models import AutoModel, AutoProcessor
+from nufm_hub.training.data import describe_data
 
 from .features import Encoded, encode, encoder_sha256, random_encoder
 from .fine_tuning import refuse_shared_files
@@ -81,7 +81,7 @@ def study_representation(
 
     def work(settings: dict[str, Any], run_folder: Path) -> dict[str, Any]:
         checkpoint = checkpoints.get(settings["initialisation"], checkpoints[first])
-        model, processor = (kind.from_pretrained(checkpoint) for kind in (NuFMModel, NuFMProcessor))
+        model, processor = (kind.from_pretrained(checkpoint) for kind in (AutoModel, AutoProcessor))
         if settings["initialisation"] == SCRATCH:
             model = random_encoder(model, settings["seed"])
         model.to("cuda" if torch.cuda.is_available() and not use_cpu else "cpu")
@@ -107,7 +107,7 @@ def study_representation(
 
 
 def _described(checkpoint: str) -> dict[str, Any]:
-    model, processor = NuFMModel.from_pretrained(checkpoint), NuFMProcessor.from_pretrained(checkpoint)
+    model, processor = AutoModel.from_pretrained(checkpoint), AutoProcessor.from_pretrained(checkpoint)
     statistics = hashlib.sha256(json.dumps(processor.statistics, sort_keys=True).encode()).hexdigest()
     return {"encoder_sha256": encoder_sha256(model), "parameters": model.num_parameters(), "statistics_sha256": statistics}
 

@@ -14,7 +14,7 @@ from filelock import FileLock
 from nufm_hub.events import list_shards, read_detector
 from nufm_hub.events.crop_files import PROVENANCE, CropSettings, origins, write_crops
 from nufm_hub.events.splits import SPLITS
-from nufm_hub.training.run import MODEL_FOLDER
+from nufm_hub.training.folder import MODEL_FOLDER
 from nufm_hub.transfer import TransferReport
 
 from .comparison import STUDY_FOLDER, Outcome, Study, compare

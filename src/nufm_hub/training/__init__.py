@@ -4,7 +4,7 @@ from nufm_hub.lazy import lazy_names
 
 from .recipe import Recipe, list_recipes, load_recipe
 
-__all__ = ["TASKS", "Recipe", "list_recipes", "load_recipe", "train"]
+__all__ = ["Recipe", "list_recipes", "load_recipe", "train"]
 
 # The Trainer costs seconds to import; recipes and the command line do not need it.
-__getattr__ = lazy_names(__name__, {"TASKS": "run", "train": "run"})
+__getattr__ = lazy_names(__name__, {"train": "run"})

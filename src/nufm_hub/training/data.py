@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,9 @@ from transformers import TrainerCallback
 from nufm_hub.detectors import DetectorSpec
 from nufm_hub.events import Event, EventDataset
 from nufm_hub.events.augmentation import Augmentation
-from nufm_hub.models.nufm.processing_nufm import NuFMProcessor
+from nufm_hub.models.common import EventProcessor
+from nufm_hub.provenance import simulations_of
+from nufm_hub.tasks import Task
 
 from .particles import ParticleEvents
 
@@ -112,11 +115,54 @@ class EvaluateAt(TrainerCallback):
             control.should_evaluate = True
 
 
-class NuFMCollator:
-    """A list of events to one batch of model inputs, with the labels of a task (see `NuFMProcessor.__call__`)."""
+class EventCollator:
+    """A list of events to one batch of model inputs, with the labels of a task (see `EventProcessor.__call__`)."""
 
-    def __init__(self, processor: NuFMProcessor, labels: str | None = None) -> None:
+    def __init__(self, processor: EventProcessor, labels: str | None = None) -> None:
         self.processor, self.labels = processor, labels
 
     def __call__(self, events: list[Event]) -> dict[str, torch.Tensor]:
         return dict(self.processor(events, labels=self.labels))
+
+
+NuFMCollator = EventCollator  # its name while there was one family
+
+Events = EventDataset | EventSubset | ParticleEvents | HeldEvents
+_HELD_BYTES = 600_000_000  # of events small enough to keep in memory
+
+
+def open_task(task: Task, events: str | Path | list[str | Path], detector: DetectorSpec | None = None) -> EventDataset | ParticleEvents:
+    """The events of parquet shards, as the model of a task takes them."""
+    opened = EventDataset(events, detector)
+    return ParticleEvents(opened) if task.grouped else opened
+
+
+def open_events(
+    task: Task,
+    events: str | Path | list[str | Path],
+    validation: str | Path | list[str | Path] | None,
+    max_events: int | None,
+    seed: int,
+    hold: bool,
+) -> tuple[Events, Events | None]:
+    """Training and validation events of one detector; `max_events` of the former in an order that the seed gives, and both in memory with `hold`,
+    where they are small."""
+    train_events = open_task(task, events)
+    validation_events = None if validation is None else open_task(task, validation, train_events.spec)
+    if max_events is not None:
+        train_events = EventSubset(train_events, max_events, seed)
+    if not hold:  # worker processes would hold copies of their own
+        return train_events, validation_events
+    held = (e if e is None or e.nbytes > _HELD_BYTES else HeldEvents(e) for e in (train_events, validation_events))
+    return tuple(held)  # type: ignore[return-value]
+
+
+def describe_data(events: Events) -> dict[str, Any]:
+    """Detector, number of events and where they came from; file names only, no folders."""
+    return {
+        "detector": events.spec.name,
+        "detector_hash": events.spec.hash,
+        "events": len(events),
+        "files": [Path(f).name for f in events.files],
+        "simulations": simulations_of(events.files),
+    }

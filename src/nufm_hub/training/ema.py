@@ -21,7 +21,7 @@ TRAINING_WEIGHTS = "training_weights.safetensors"
 class ExponentialMovingAverage(TrainerCallback):
     """Averages the weights after every optimiser step t with the decay `min(decay, (1 + t) / (10 + t))`, so that the start is soon forgotten.
 
-    `NuFMTrainer` evaluates and saves inside `averaged`; with any other trainer, the average is in the model once training has ended.
+    `EventTrainer` evaluates and saves inside `averaged`; with any other trainer, the average is in the model once training has ended.
     Every process keeps its own average; the weights are equal on all of them, and so are the averages.
 
     Args:

@@ -1,4 +1,4 @@
-"""The particles of whole events, for `NuFMForEventParticleID`."""
+"""The particles of whole events, for models that take all of them at once."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch.utils.data import Dataset
 from nufm_hub.detectors import DetectorSpec
 from nufm_hub.events import Event, EventDataset
 from nufm_hub.events.splits import group_key, read_truth
-from nufm_hub.models.nufm.processing_nufm import NuFMProcessor
+from nufm_hub.models.common import EventProcessor
 
 
 class ParticleEvents(Dataset[list[Event]]):
@@ -58,7 +58,7 @@ class ParticleCollator:
         labels: also give the kinds of the particles.
     """
 
-    def __init__(self, processor: NuFMProcessor, labels: bool = True) -> None:
+    def __init__(self, processor: EventProcessor, labels: bool = True) -> None:
         self.processor, self.labels = processor, "particle" if labels else None
 
     def __call__(self, events: list[list[Event]]) -> dict[str, torch.Tensor]:

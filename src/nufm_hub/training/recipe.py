@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nufm_hub.events.augmentation import Augmentation
-from nufm_hub.models.nufm.configuration_nufm import check_fields
+from nufm_hub.models.families import DEFAULT_FAMILY, get_family
 
 _FOLDER = resources.files(__package__) / "recipes"
 
@@ -20,8 +20,9 @@ class Recipe:
     """Everything that decides a training besides data, seed and machine.
 
     Attributes:
-        preset: model size for a model without a pretrained start, see `NuFMConfig.preset`.
-        model: overrides of `NuFMConfig` fields; the detector is that of the events.
+        preset: model size for a model without a pretrained start, see `DetectorConfig.preset`.
+        family: of a model without a pretrained start.
+        model: overrides of fields of the family's configuration; the detector is that of the events.
         augmentation: `Augmentation` fields, or None for none.
         epochs: passes over the training events.
         batch_size: events of one optimiser step over all processes, and `micro_batch_size` of one forward pass.
@@ -43,6 +44,7 @@ class Recipe:
     batch_size: int
     base_learning_rate: float
     micro_batch_size: int = 32
+    family: str = DEFAULT_FAMILY
     model: dict[str, Any] = field(default_factory=dict)
     augmentation: dict[str, Any] | None = field(default_factory=dict)
     warmup: float = 0.1
@@ -60,8 +62,8 @@ class Recipe:
         if not positive or not shares or self.batch_size % self.micro_batch_size:
             raise ValueError(f"recipe values out of range: {self}")
         if not isinstance(self.model, dict):
-            raise ValueError(f"model={self.model!r} must be a dictionary of fields of NuFMConfig")
-        check_fields(self.model)
+            raise ValueError(f"model={self.model!r} must be a dictionary of fields of the family's configuration")
+        get_family(self.family, "the recipe").config.check_fields(self.model)
         self.make_augmentation()
 
     @property
@@ -76,9 +78,9 @@ class Recipe:
     def to_dict(self) -> dict[str, Any]:
         """JSON-able, with `betas` as a list; `load_recipe` gives an equal recipe back."""
         data = json.loads(json.dumps(asdict(self)))
-        if self.carried_rate == 1:
-            del data["carried_rate"]  # younger than runs that are to stay comparable
-        return data
+        # younger than runs that are to stay comparable
+        usual = {"carried_rate": 1, "family": DEFAULT_FAMILY}
+        return {name: value for name, value in data.items() if name not in usual or value != usual[name]}
 
 
 def list_recipes() -> list[str]:

@@ -1,6 +1,6 @@
 """Take a pretrained encoder to another detector, and say exactly what was carried over.
 
-model, report = transfer_encoder("nufm/fasercal-mae-rel", NuFMForParticleID, detector="superfgd")
+model, report = transfer_encoder("nufm/fasercal-mae-rel", AutoModelForParticleID, detector="superfgd")
 print(report)
 """
 

@@ -1,36 +1,30 @@
 """Take a pretrained encoder to another detector.
 
 What a weight is for can be read off its name: `encoder.*` moves, `embeddings.*` belongs to one detector, `head.*` to a task, `decoder.*` to
-pre-training (see `nufm_hub.models.nufm.modeling_nufm`).
+pre-training (see `nufm_hub.models.common.modeling`).
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from nufm_hub import models
 from nufm_hub.detectors import DetectorSpec, VoxelBranch, load_detector
-from nufm_hub.models import NuFMConfig, NuFMModel
-from nufm_hub.models.nufm import NuFMPreTrainedModel
-from nufm_hub.models.nufm.configuration_nufm import check_fields
-from nufm_hub.models.nufm.modeling_nufm import check_finite
+from nufm_hub.models.auto import AutoTaskModel, saved_family
+from nufm_hub.models.common import DetectorConfig, DetectorModel
+from nufm_hub.models.common.loading import check_finite
+from nufm_hub.models.common.modeling import saved_class
 
 from .report import TransferReport, TransferRow
 
-# What the target derives anew: its detector, what hangs on the detector's branches, and how the source was saved.
-_NOT_INHERITED = {
-    "detector", "window_depths", "voxel_head_modes", "relational", "momentum_scales", "id2label", "label2id", "problem_type", "architectures",
-    "transformers_version", "dtype", "output_hidden_states", "return_dict",
-}  # fmt: skip
 _NEW = {
     "embeddings": "belongs to the detector",
     "head": "belongs to the task",
@@ -39,41 +33,46 @@ _NEW = {
 
 
 def transfer_encoder(
-    source: str | os.PathLike[str] | NuFMPreTrainedModel,
-    head_class: type[NuFMPreTrainedModel],
+    source: str | os.PathLike[str] | DetectorModel,
+    head_class: type[DetectorModel] | type[AutoTaskModel],
     detector: str | Path | Mapping[str, Any] | DetectorSpec,
     min_loaded: float = 0.5,
     **config_overrides: Any,
-) -> tuple[NuFMPreTrainedModel, TransferReport]:
+) -> tuple[DetectorModel, TransferReport]:
     """A model for a detector with the encoder of another one.
 
-    Carried where role and shape match: the window layers, CLS tokens and norm of the first voxel branch, the fusion layers, the norm of
-    the tokens. Everything else starts anew, whatever its shape: embeddings and positions, further voxel branches (another sub-detector is
-    another thing), heads, decoder. Sizes are the source's unless overridden. Of a deeper source the first layers are carried, since each
-    builds on the ones before it; of a deeper target the layers beyond the source's start anew.
+    Carried where role, shape and meaning match: the encoder, of layers of single voxel branches those of the first. Everything else starts anew,
+    whatever its shape: embeddings and positions, further voxel branches (another sub-detector is another thing), heads, decoder. Sizes are
+    the source's unless overridden. Of a deeper source the first layers are carried, since each builds on the ones before it; of a deeper
+    target the layers beyond the source's start anew.
 
     Args:
         source: id of a bundled checkpoint or on the Hub, folder, or a model in memory (which is left as it is).
-        head_class: what to make: `NuFMForParticleID`, `NuFMForFlavourClassification`, `NuFMForPreTraining`, `NuFMModel`, ...
+        head_class: what to make: an Auto class, such as `AutoModelForParticleID`, or a model class of the source's family.
         detector: packaged name, path of a JSON file, dictionary or spec of the new detector.
         min_loaded: smallest acceptable share of the parameters of the new encoder that are carried.
-        config_overrides: fields of `NuFMConfig`, or `num_labels`, `id2label`, `label2id`.
+        config_overrides: fields of the family's configuration, or `num_labels`, `id2label`, `label2id`.
 
     Returns:
         The model in evaluation mode, float32, on the CPU; and the report, which is also its `transfer_report` and is saved with it.
 
     Raises:
-        ValueError: no NuFM encoder in the source, values that are not finite, an unknown detector or override, sizes that do not fit
-            together, another number of classes than the detector names, or a share below `min_loaded` (the message holds the table).
+        ValueError: no encoder in the source, or one of another family than `head_class`; values that are not finite, an unknown detector or
+            override, sizes that do not fit together, another number of classes than the detector names, or a share below `min_loaded` (the
+            message holds the table).
     """
-    if not (isinstance(head_class, type) and issubclass(head_class, NuFMPreTrainedModel)):
-        raise ValueError(f"head_class={head_class!r} is no NuFM model class, such as nufm_hub.NuFMForParticleID")
+    if not (isinstance(head_class, type) and issubclass(head_class, (DetectorModel, AutoTaskModel))):
+        raise ValueError(f"head_class={head_class!r} is no class of models, such as nufm_hub.AutoModelForParticleID")
     if not 0 <= min_loaded <= 1:
         raise ValueError(f"min_loaded={min_loaded} must be a share in [0, 1]")
     spec = load_detector(detector)
     name, source_config, weights = _read_source(source)
     if Path(name).is_dir() or Path(name).is_absolute():
         name = Path(name).name  # reports get published; folders of a machine do not belong there
+    if issubclass(head_class, AutoTaskModel):
+        head_class = head_class.model_class(type(source_config))
+    if not isinstance(source_config, head_class.config_class):
+        raise ValueError(f"{name} is of the family {source_config.model_type!r}: its encoder does not fit into a {head_class.__name__}")
     config = _target_config(source_config, head_class, spec, config_overrides)
     with torch.device("meta"):
         target = head_class(config).state_dict()
@@ -92,7 +91,7 @@ def transfer_encoder(
     return model, report
 
 
-def _read_source(source: str | os.PathLike[str] | NuFMPreTrainedModel) -> tuple[str, NuFMConfig, dict[str, Tensor]]:
+def _read_source(source: str | os.PathLike[str] | DetectorModel) -> tuple[str, DetectorConfig, dict[str, Tensor]]:
     """What to call the source, its configuration and its weights."""
     if isinstance(source, torch.nn.Module):
         name = getattr(source, "name_or_path", "") or type(source).__name__
@@ -100,39 +99,35 @@ def _read_source(source: str | os.PathLike[str] | NuFMPreTrainedModel) -> tuple[
         model, absent = source, []
     else:
         name = os.fspath(source)
-        data, _ = NuFMConfig.get_config_dict(name)
-        if data.get("model_type") != NuFMConfig.model_type:
-            raise ValueError(f"{name} has no NuFM encoder: its config.json says model_type {data.get('model_type')!r}")
-        config = NuFMConfig.from_pretrained(name)
-        # the class it was saved with knows all its tensors; one the package does not know is read as the plain encoder
-        saved_as = getattr(models, (config.architectures or [""])[0], None)
-        cls = saved_as if isinstance(saved_as, type) and issubclass(saved_as, NuFMPreTrainedModel) else NuFMModel
+        config = saved_family(name, {}).config.from_pretrained(name)
+        # the class it was saved with knows all its tensors
+        reader = saved_class(type(config), (config.architectures or [""])[0])
         with _quiet_loading():
-            model, info = cls.from_pretrained(name, dtype=torch.float32, output_loading_info=True)
+            model, info = reader.from_pretrained(name, dtype=torch.float32, output_loading_info=True)
         absent = sorted(info["missing_keys"])
     weights = {k: v for k, v in model.state_dict().items() if k not in absent}
-    if not isinstance(config, NuFMConfig) or not any(k.startswith("encoder.") for k in weights):
-        raise ValueError(f"{name} has no NuFM encoder: it holds no weights named encoder.*")
+    if not isinstance(config, DetectorConfig) or not any(k.startswith("encoder.") for k in weights):
+        raise ValueError(f"{name} has no encoder: it holds no weights named encoder.*")
     if lost := [k for k in absent if k.startswith("encoder.")]:
         raise ValueError(f"{name} is incomplete: {len(lost)} tensors of its encoder are not in the file, the first is {lost[0]!r}")
     check_finite(weights, name)
     return name, config, weights
 
 
-def _target_config(source: NuFMConfig, head_class: type[NuFMPreTrainedModel], spec: DetectorSpec, overrides: dict[str, Any]) -> NuFMConfig:
-    check_fields(overrides)
+def _target_config(
+    source: DetectorConfig, head_class: type[DetectorModel], spec: DetectorSpec, overrides: dict[str, Any]
+) -> DetectorConfig:
     label, number = getattr(head_class, "event_label", None), overrides.get("num_labels")
     if label in spec.event_labels and "id2label" not in overrides and number not in (None, count := len(spec.event_labels[label])):
         raise ValueError(f"num_labels={number}, but detector {spec.name!r} names {count} classes for {label!r}: leave it out, or give id2label too")
     if label and label not in spec.event_labels and not {"num_labels", "id2label"} & set(overrides):
         raise ValueError(f"detector {spec.name!r} names no classes for {label!r}, by which processor and metrics go: add event_labels to its JSON")
-    inherited = {f.name: getattr(source, f.name) for f in fields(NuFMConfig) if f.name not in _NOT_INHERITED}
-    first, *others = source.window_depths
-    depths = [first] + [others[0] if others else first] * (len(spec.voxel_branches) - 1)
-    return NuFMConfig(**(inherited | {"window_depths": depths} | overrides | {"detector": spec.to_dict()}))
+    return source.for_detector(spec, **overrides)
 
 
-def _plan(source: Mapping[str, Tensor], target: Mapping[str, Tensor], source_config: NuFMConfig, config: NuFMConfig) -> tuple[TransferRow, ...]:
+def _plan(
+    source: Mapping[str, Tensor], target: Mapping[str, Tensor], source_config: DetectorConfig, config: DetectorConfig
+) -> tuple[TransferRow, ...]:
     """What to do with every tensor: a rule of names and shapes."""
     branches, source_branches = config.spec.voxel_branches, source_config.spec.voxel_branches
     rows = []
@@ -144,8 +139,8 @@ def _plan(source: Mapping[str, Tensor], target: Mapping[str, Tensor], source_con
             status, reason = "missing", "the source has fewer layers"
         elif source[name].shape != tensor.shape:
             reason = "shape differs"
-        elif ".attention." in name and config.num_attention_heads != source_config.num_attention_heads:
-            reason = "number of heads differs"  # the same matrix would mean another thing
+        elif changed := _changed_meaning(name, source_config, config):
+            reason = f"{changed} differs"  # the same matrix would mean another thing
         else:
             status = "loaded"
         rows.append(TransferRow(name, status, reason, tuple(tensor.shape), tensor.numel()))
@@ -156,6 +151,12 @@ def _plan(source: Mapping[str, Tensor], target: Mapping[str, Tensor], source_con
             reason = _new_by_role(name, source_branches) or new.get(name, "the target has fewer layers")
             rows.append(TransferRow(name, "skipped", reason, tuple(tensor.shape), tensor.numel()))
     return tuple(rows)
+
+
+def _changed_meaning(name: str, source: DetectorConfig, target: DetectorConfig) -> str:
+    """What makes a weight of the same shape another thing; empty when nothing does."""
+    fields = ((words, field) for field, (weights, words) in target.meanings.items() if re.match(weights, name))
+    return next((words for words, field in fields if getattr(source, field) != getattr(target, field)), "")
 
 
 def _new_by_role(name: str, branches: Sequence[VoxelBranch]) -> str:

@@ -1,38 +1,35 @@
 """The NuFM family: configuration, models, processor."""
 
-from .configuration_nufm import NuFMConfig
-from .modeling_nufm import (
-    NuFMForFlavourClassification,
-    NuFMForParticleID,
-    NuFMForVertexRegression,
-    NuFMHeadOutput,
-    NuFMModel,
-    NuFMModelOutput,
-    NuFMPreTrainedModel,
-)
-from .particles_nufm import NuFMForEventParticleID
-from .pretraining_nufm import NuFMForPreTraining, NuFMForPreTrainingOutput
-from .processing_nufm import NuFMProcessor
-from .reconstruction_nufm import NuFMForCharmClassification, NuFMForEventReconstruction, NuFMForMomentumRegression, NuFMReconstructionOutput
-from .voxels_nufm import NuFMForVoxelClassification, NuFMVoxelOutput
+from nufm_hub.lazy import lazy_names
 
-__all__ = [
-    "NuFMConfig",
-    "NuFMForCharmClassification",
-    "NuFMForEventParticleID",
-    "NuFMForEventReconstruction",
-    "NuFMForFlavourClassification",
-    "NuFMForMomentumRegression",
-    "NuFMForParticleID",
-    "NuFMForPreTraining",
-    "NuFMForPreTrainingOutput",
-    "NuFMForVertexRegression",
-    "NuFMForVoxelClassification",
-    "NuFMHeadOutput",
-    "NuFMModel",
-    "NuFMModelOutput",
-    "NuFMPreTrainedModel",
-    "NuFMProcessor",
-    "NuFMReconstructionOutput",
-    "NuFMVoxelOutput",
-]
+_PUBLIC = {
+    "NuFMConfig": "configuration_nufm",
+    **dict.fromkeys(
+        (
+            "NuFMForCharmClassification",
+            "NuFMForEventReconstruction",
+            "NuFMForFlavourClassification",
+            "NuFMForMomentumRegression",
+            "NuFMForParticleID",
+            "NuFMForPreTrainingOutput",
+            "NuFMForVertexRegression",
+            "NuFMHeadOutput",
+            "NuFMInputs",
+            "NuFMModel",
+            "NuFMModelOutput",
+            "NuFMPreTrainedModel",
+            "NuFMReconstructionOutput",
+            "NuFMVoxelOutput",
+        ),
+        "modeling_nufm",
+    ),
+    "NuFMForEventParticleID": "particles_nufm",
+    "NuFMForPreTraining": "pretraining_nufm",
+    "NuFMForVoxelClassification": "voxels_nufm",
+    "NuFMProcessor": "processing_nufm",
+}
+
+__all__ = sorted(_PUBLIC)
+
+# The configuration is read long before the models are, see `nufm_hub.models.families`.
+__getattr__ = lazy_names(__name__, _PUBLIC)

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from nufm_hub.models.common.heads import Classification
+from nufm_hub.models.common.modeling import HeadLinear
+from nufm_hub.models.common.outputs import HeadOutput
+
 from .configuration_nufm import NuFMConfig
 from .layers_nufm import NuFMLayer, Sequences
-from .modeling_nufm import NuFMHeadLinear, NuFMHeadOutput, _NuFMClassifier
+from .modeling_nufm import NuFMInputs, NuFMPreTrainedModel
 
 
 class NuFMContextHead(nn.Module):
@@ -30,7 +34,7 @@ class NuFMContextHead(nn.Module):
             layer.dropout.p = layer.mlp[-1].p = config.context_dropout
         self.norm = nn.LayerNorm(size, eps=self.input_norm.eps if depth else config.layer_norm_eps)
         self.dropout = nn.Dropout(config.head_dropout)
-        self.output = NuFMHeadLinear(size, outputs)
+        self.output = HeadLinear(size, outputs)
 
     def forward(self, pooled: Tensor, features: Tensor, sequences: Sequences) -> Tensor:
         """Particles (P, hidden_size) with features (P, F), and the events they form -> (P, outputs)."""
@@ -40,7 +44,7 @@ class NuFMContextHead(nn.Module):
         return self.output(self.dropout(self.norm(self.context_norm(hidden))))
 
 
-class NuFMForEventParticleID(_NuFMClassifier):
+class NuFMForEventParticleID(Classification, NuFMPreTrainedModel):
     """Kinds of the particles of events, from a crop and the features of each (see `nufm_hub.events.crops`).
 
     The detector is one of crops: its track branch holds the features, at most one row a particle. Here they are added to the
@@ -61,37 +65,34 @@ class NuFMForEventParticleID(_NuFMClassifier):
 
     def forward(
         self,
-        voxel_coordinates: Tensor,
-        voxel_features: Tensor,
-        voxel_branch: Tensor,
-        image_features: Tensor | None = None,
-        track_features: Tensor | None = None,
-        track_mask: Tensor | None = None,
-        branch_mask: Tensor | None = None,
+        *args: Tensor,
         particle_event: Tensor | None = None,
         labels: Tensor | None = None,
         return_dict: bool | None = None,
         num_items_in_batch: Tensor | int | None = None,
-    ) -> NuFMHeadOutput | tuple:
+        **inputs: Tensor,
+    ) -> HeadOutput | tuple:
         """Predict P particles.
 
         Args:
-            track_features: float (P, 1, F), the features; `track_mask` is not used: every particle has them.
+            args, inputs: see `NuFMInputs`, with the P crops as batch. `track_features`, float (P, 1, F), are the features; `track_mask` is not
+                used: every particle has them.
             particle_event: int64 (P,), number of the event in the batch, from 0, that each particle belongs to.
-            labels: see the class; num_items_in_batch: see `task_loss`. All else is as in `NuFMModel.forward`, with the P crops as batch.
+            labels: see the class; num_items_in_batch: see `task_loss`.
 
         Raises:
             ValueError: inputs that do not fit.
         """
-        particles = voxel_branch.shape[0]
+        given = NuFMInputs(*args, **inputs)
+        particles, features = given.shape[0], given.track_features
         if particle_event is None or particle_event.shape != (particles,):
             got = None if particle_event is None else tuple(particle_event.shape)
             raise ValueError(f"give particle_event, the event of each of the {particles} particles, of shape ({particles},); got {got}")
-        if track_features is None or track_features.shape[:2] != (particles, 1):
-            got = None if track_features is None else tuple(track_features.shape)
+        if features is None or features.shape[:2] != (particles, 1):
+            got = None if features is None else tuple(features.shape)
             raise ValueError(f"give track_features, one row of features for each of the {particles} particles; got {got}")
-        encoded = self.encode(voxel_coordinates, voxel_features, voxel_branch, image_features, None, None, branch_mask, False, False)
+        encoded = self.encode(*args, output_hidden_states=False, output_attentions=False, **inputs)
         events = int(particle_event.max()) + 1 if particles else 0
-        logits = self.head(encoded.pooler_output, track_features[:, 0], Sequences(particle_event, events))
+        logits = self.head(encoded.pooler_output, features[:, 0], Sequences(particle_event, events))
         loss = None if labels is None else self.task_loss(logits, labels, num_items_in_batch)
-        return self._returned(NuFMHeadOutput(loss=loss, logits=logits), return_dict)
+        return self._returned(HeadOutput(loss=loss, logits=logits), return_dict)

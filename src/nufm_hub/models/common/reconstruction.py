@@ -1,21 +1,20 @@
-"""Whole events at once: flavour, charm, momenta and vertex on one encoder; and charm and momenta alone."""
+"""Whole events at once: flavour, charm, momenta and vertex on one encoder of any family; and momenta alone."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import initialization as init
-from transformers.utils import ModelOutput
 
-from .configuration_nufm import NuFMConfig
-from .kinematics_nufm import MOMENTA, TaskWeights, check_momentum_scales, from_cylindrical, momentum_loss
-from .modeling_nufm import NuFMHead, NuFMPreTrainedModel, _NuFMClassifier
-from .objectives_nufm import event_mean, vertex_loss
+from .configuration import DetectorConfig
+from .heads import PooledHead
+from .kinematics import MOMENTA, TaskWeights, check_momentum_scales, from_cylindrical, momentum_loss
+from .modeling import DetectorModel
+from .objectives import event_mean, vertex_loss
+from .outputs import ReconstructionOutput
 
 CLASSIFIED = ("flavour", "charm")
 # Losses of momenta are sums of several terms, around 4: with the weight of the others they would have most of the gradient, and at
@@ -23,78 +22,28 @@ CLASSIFIED = ("flavour", "charm")
 _START = {"visible_momentum": 0.125, "jet_momentum": 0.125, "lepton_momentum": 0.125}
 
 
-@dataclass
-class NuFMReconstructionOutput(ModelOutput):
-    """Output of `NuFMForEventReconstruction` and, with momenta only, of `NuFMForMomentumRegression`. Momenta are in the detector frame.
-
-    Attributes:
-        loss: scalar, when labels were given.
-        losses: each loss before weighting, detached, by name of the quantity: its sum over the events that have the quantity, over the
-            number of all events of the batch.
-        flavour_logits: float (B, flavours); None when the detector declares no flavours.
-        charm_logits: float (B, charm classes); None when the detector declares none.
-        visible_momentum: float (B, 3), GeV, sum of all but neutrinos.
-        jet_momentum: float (B, 3), GeV, the visible hadrons.
-        lepton_momentum: float (B, 3), GeV, visible minus jet; meaningful for charged-current events.
-        missing_pt: float (B,), GeV, size of the visible transverse momentum: the beam has none.
-        vertex: float (B, 3), normalised; `NuFMProcessor.post_process_reconstruction` gives mm.
-    """
-
-    loss: Tensor | None = None
-    losses: dict[str, Tensor] | None = None
-    flavour_logits: Tensor | None = None
-    charm_logits: Tensor | None = None
-    visible_momentum: Tensor | None = None
-    jet_momentum: Tensor | None = None
-    lepton_momentum: Tensor | None = None
-    missing_pt: Tensor | None = None
-    vertex: Tensor | None = None
-
-
-class NuFMForCharmClassification(_NuFMClassifier):
-    """Charm and its decay. `labels`: int64 (B,), index in the detector's `charm` classes, -100 where unknown."""
-
-    event_label = "charm"
-
-
-class _NuFMMomentumModel(NuFMPreTrainedModel):
-    """Encoder, mean of the latents, and one head for each quantity; momenta always, others in subclasses.
+class MomentumRegression(DetectorModel):
+    """Visible, jet and derived lepton momentum: encoder, event vector, and one head for each quantity.
 
     `config.momentum_scales`, of the processor that makes the labels, is needed.
     """
 
-    def __init__(self, config: NuFMConfig):
+    def __init__(self, config: DetectorConfig):
         config = copy.deepcopy(config)
         config.momentum_scales = check_momentum_scales(config.momentum_scales)
         super().__init__(config)
         outputs = self._outputs(config)
-        quantities = nn.ModuleDict({name: NuFMHead(config, n) for name, n in outputs.items()})
+        quantities = nn.ModuleDict({name: PooledHead(config, n) for name, n in outputs.items()})
         weights = TaskWeights({name: _START.get(name, 1.0) for name in (*outputs, "lepton_momentum")})
         self.head = nn.ModuleDict({"quantities": quantities, "task_weight": weights})
         self.post_init()
 
-    def _outputs(self, config: NuFMConfig) -> dict[str, int]:
+    def _outputs(self, config: DetectorConfig) -> dict[str, int]:
         return {"visible_momentum": 3, "jet_momentum": 3}
 
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
-        if isinstance(module, TaskWeights):
-            for name, u in module.named_parameters():
-                init.constant_(u, module.start_logit(name))
-
     def forward(
-        self,
-        voxel_coordinates: Tensor,
-        voxel_features: Tensor,
-        voxel_branch: Tensor,
-        image_features: Tensor | None = None,
-        track_features: Tensor | None = None,
-        track_mask: Tensor | None = None,
-        branch_mask: Tensor | None = None,
-        labels: Mapping[str, Tensor] | None = None,
-        return_dict: bool | None = None,
-    ) -> NuFMReconstructionOutput | tuple:
+        self, *args: Tensor, labels: Mapping[str, Tensor] | None = None, return_dict: bool | None = None, **inputs: Tensor
+    ) -> ReconstructionOutput | tuple:
         """Predict.
 
         Args:
@@ -102,15 +51,13 @@ class _NuFMMomentumModel(NuFMPreTrainedModel):
                 NaN (others) or, for the lepton, `is_cc` False, do not enter the loss: `flavour`, `charm` int64 (B,);
                 `visible_momentum`, `jet_momentum` float (B, 3), GeV; `is_cc` bool (B,); `vertex` float (B, 3), normalised.
 
-        The others are those of `NuFMModel.forward`. The loss is the sum of the losses with learnable weights (see `TaskWeights`) in
+        The others are the family's inputs. The loss is the sum of the losses with learnable weights (see `TaskWeights`) in
         training, and with the weights they started from in evaluation, so that epochs compare.
 
         Raises:
             ValueError: inputs that do not fit the detector, or labels of the wrong shape.
         """
-        encoded = self.encode(
-            voxel_coordinates, voxel_features, voxel_branch, image_features, track_features, track_mask, branch_mask, False, False
-        )  # fmt: skip
+        encoded = self.encode(*args, output_hidden_states=False, output_attentions=False, **inputs)
         raw = {name: head(encoded.pooler_output) for name, head in self.head["quantities"].items()}
         scales = self.config.momentum_scales
         visible, jet = (from_cylindrical(raw[f"{name}_momentum"], scales[name]) for name in ("visible", "jet"))
@@ -125,7 +72,7 @@ class _NuFMMomentumModel(NuFMPreTrainedModel):
             weights = self.head["task_weight"]
             loss = weights(losses, shares) if self.training else sum(weights.start[name] * value for name, value in losses.items())
             losses = {name: value.detach() for name, value in losses.items()}
-        return self._returned(NuFMReconstructionOutput(loss=loss, losses=losses, **values), return_dict)
+        return self._returned(ReconstructionOutput(loss=loss, losses=losses, **values), return_dict)
 
     def _scored(self, values: Mapping[str, Tensor], labels: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
         """The loss of each event, (B,), and whether it counts, bool (B,), by name of the quantity."""
@@ -156,13 +103,9 @@ class _NuFMMomentumModel(NuFMPreTrainedModel):
         return scored
 
 
-class NuFMForMomentumRegression(_NuFMMomentumModel):
-    """Visible, jet and derived lepton momentum."""
-
-
-class NuFMForEventReconstruction(_NuFMMomentumModel):
+class EventReconstruction(MomentumRegression):
     """Flavour and charm (where the detector declares them), momenta, missing transverse momentum and vertex, jointly."""
 
-    def _outputs(self, config: NuFMConfig) -> dict[str, int]:
+    def _outputs(self, config: DetectorConfig) -> dict[str, int]:
         classes = {name: len(config.spec.event_labels[name]) for name in CLASSIFIED if name in config.spec.event_labels}
         return {**classes, **super()._outputs(config), "vertex": 3}

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from nufm_hub.models.nufm.objectives_nufm import (
+from nufm_hub.models.common.objectives import (
     event_mean,
     huber_loss,
     label_loss,

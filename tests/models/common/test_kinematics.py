@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from nufm_hub.models.nufm.kinematics_nufm import (
+from nufm_hub.models.common.kinematics import (
     TaskWeights,
     check_momentum_scales,
     fit_momentum_scales,
@@ -14,7 +14,7 @@ from nufm_hub.models.nufm.kinematics_nufm import (
     momentum_loss,
     to_cylindrical,
 )
-from nufm_hub.models.nufm.objectives_nufm import event_mean
+from nufm_hub.models.common.objectives import event_mean
 
 SCALES = {"transverse": 4.0, "longitudinal": 300.0, "k": 500.0, "mean": 0.6, "std": 0.5}
 
