@@ -1,11 +1,11 @@
 """The example runs as it stands, on a detector that the package does not know, and publishes to a Hub on this machine."""
 
-import importlib.util
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import hub_server
 import pytest
 import torch
 from safetensors.torch import load
@@ -16,9 +16,6 @@ from nufm_hub.transfer import TransferReport
 
 ROOT = Path(__file__).parents[2]
 ID = "my-name/gasbox-tracks"
-_spec = importlib.util.spec_from_file_location("hub_server", ROOT / "tests" / "hub_server.py")
-hub_server = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(hub_server)
 
 # Another machine: nothing in its cache, and only the id.
 DOWNLOAD = """

@@ -34,7 +34,8 @@ class FrozenPosition(nn.Module):
     def __init__(self, size: int, grid: tuple[int, int, int]):
         super().__init__()
         self.size, self.grid = size, grid
-        self.register_buffer("weight", sincos_position(size, grid), persistent=False)
+        # the library builds a model under the precision that it is loaded in, and casts only what a checkpoint holds
+        self.register_buffer("weight", sincos_position(size, grid).to(torch.get_default_dtype()), persistent=False)
 
     def forward(self, index: Tensor) -> Tensor:
         return self.weight[index]
