@@ -17,6 +17,7 @@ from nufm_hub.events import Event
 from nufm_hub.events.crop_files import CropSettings
 from nufm_hub.models import AutoConfig, AutoModelForFlavourClassification, AutoModelForParticleID, AutoModelForVertexRegression, AutoProcessor
 from nufm_hub.models.common import EventProcessor
+from nufm_hub.models.common.loading import hub_options
 from nufm_hub.tasks import task_of
 
 
@@ -50,7 +51,6 @@ class EventPipeline:
 
     @classmethod
     def _load(cls, name_or_path: str, **kwargs: Any) -> tuple[PreTrainedModel, EventProcessor]:
-        hub = {k: v for k, v in kwargs.items() if k in ("revision", "cache_dir", "token", "local_files_only")}
         model, info = cls.auto_model.from_pretrained(name_or_path, output_loading_info=True, **kwargs)
         if info["missing_keys"]:
             name = type(model).__name__
@@ -60,7 +60,7 @@ class EventPipeline:
                 f"{name_or_path} holds no trained head of a {name} (no weights named {sorted(info['missing_keys'])[:3]} ...): "
                 f"fine-tune it with nufm finetune{others}"
             )
-        return model, AutoProcessor.from_pretrained(name_or_path, **hub)
+        return model, AutoProcessor.from_pretrained(name_or_path, **hub_options(kwargs))
 
     def __call__(self, events: Event | Iterable[Event]) -> Any:
         """The prediction of one event, or the list of predictions of several."""

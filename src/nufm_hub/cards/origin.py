@@ -65,7 +65,6 @@ def train_command(step: Step) -> str:
     words += ["--transfer"] if t.get("transfer") else []
     words += [f"--max-events {t['max_events']}"] if "max_events" in t else []
     words += ["--validation VALIDATION"] if t["data"].get("validation") else []
-    words += ["--no-relational"] if step.is_pretraining and not step.uses_truth else []
     return " ".join([*words, f"--seed {t['seed']}", f"--out runs/{step.name.rpartition('/')[2]}"])
 
 

@@ -27,7 +27,10 @@ def pretrain(
     events: Events,
     out: Out,
     recipe: Annotated[str, typer.Option(help="Recipe name or JSON file.")] = "fasercal-pretrain-nano",
-    relational: Annotated[bool, typer.Option("--relational/--no-relational", help="mae-rel (uses simulation truth per voxel), or mae.")] = True,
+    relational: Annotated[
+        bool | None,
+        typer.Option("--relational/--no-relational", help="mae-rel (uses simulation truth per voxel; where there is any, the default), or mae."),
+    ] = None,
     validation: Validation = None,
     set_: Set = None,
     seed: Seed = 0,
@@ -36,10 +39,9 @@ def pretrain(
     report_to: ReportTo = "none",
     gradient_checkpointing: Checkpointing = False,
 ) -> None:
-    """Pre-train an encoder by masked reconstruction and, unless told otherwise, relational voxel objectives."""
-    _train(
-        "pretraining", recipe, events, out, None, validation, set_, seed, cpu, workers, report_to, gradient_checkpointing, {"relational": relational}
-    )
+    """Pre-train an encoder as the recipe says: `nufm` models by masked reconstruction and, unless told otherwise, relational voxel objectives."""
+    model = {} if relational is None else {"relational": relational}
+    _train("pretraining", recipe, events, out, None, validation, set_, seed, cpu, workers, report_to, gradient_checkpointing, model)
 
 
 def finetune(
