@@ -22,6 +22,7 @@ from nufm_hub.models.families import get_family
 from nufm_hub.tasks import TASKS
 from nufm_hub.training import run
 from nufm_hub.training.optimiser import encoder_depths, parameter_groups
+from nufm_hub.transfer import freeze_carried, unfreeze
 
 FAMILIES = list_families()
 assert toy_family.ToyConfig.model_type in FAMILIES
@@ -209,6 +210,11 @@ def test_the_encoder_moves_to_another_detector(family, tmp_path):
         assert report.fraction == 1
         assert {rows[name].reason for name in rows if name.startswith("embeddings.")} == {"belongs to the detector"}
         assert {rows[name].reason for name in rows if name.startswith("head.")} == {"belongs to the task"}
+    parameters = dict(model.named_parameters())
+    assert set(freeze_carried(model, report)) == {name for name in parameters if name.startswith("encoder.")}
+    assert {name for name, p in parameters.items() if not p.requires_grad} == {name for name in parameters if name.startswith("encoder.")}
+    top = max(encoder_depths(model).values())
+    assert unfreeze(model, depth=top) == [name for name, depth in encoder_depths(model).items() if depth == top]
     model.save_pretrained(tmp_path)
     assert f"{report.fraction:.1%} of the encoder" in (tmp_path / "README.md").read_text()
 
