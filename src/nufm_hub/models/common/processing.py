@@ -14,6 +14,7 @@ from nufm_hub import checkpoints
 from nufm_hub.detectors import DetectorSpec, load_detector
 from nufm_hub.events import Event, Voxels
 
+from .configuration import explicit_revision
 from .kinematics import check_momentum_scales, fit_momentum_scales
 
 IGNORED = -100.0  # voxel label value of padding and unlabelled voxels
@@ -67,7 +68,7 @@ class EventProcessor(FeatureExtractionMixin):
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str, **kwargs: Any) -> Self:
         """Load from a bundled id, a folder, or the Hub; arguments as for any transformers feature extractor."""
-        return super().from_pretrained(checkpoints.resolve(pretrained_model_name_or_path, kwargs.get("revision")), **kwargs)
+        return super().from_pretrained(checkpoints.resolve(pretrained_model_name_or_path, explicit_revision(kwargs)), **kwargs)
 
     @classmethod
     def fit(cls, events: Iterable[Event], detector: str | Mapping[str, Any] | DetectorSpec) -> Self:
