@@ -42,6 +42,10 @@ class EventMetric(evaluate.Metric):
     def _statistic(self, predictions: np.ndarray, references: np.ndarray) -> Statistic:
         raise NotImplementedError
 
+    def _class_names(self, given: Sequence[str] | None, predictions: np.ndarray) -> Sequence[str]:
+        """Names for values that come by class; a metric without classes has none."""
+        return ()
+
     def difference(
         self,
         *,
@@ -66,7 +70,7 @@ class EventMetric(evaluate.Metric):
             subtracted = other(indices)
             return {name: values - subtracted[name] for name, values in one(indices).items()}
 
-        names = names_of_classes(self.name, class_names, first.shape[1]) if isinstance(self, ClassificationMetric) else ()
+        names = self._class_names(class_names, first)
         return report(bootstrap(statistic, len(first), num_resamples, seed), len(first), names)
 
     def add_batch(self, *, predictions: Any = None, references: Any = None, **kwargs: Any) -> None:
@@ -107,6 +111,39 @@ class ClassificationMetric(EventMetric):
             raise ValueError(f"{self.name}: reference {labels[row]:g} of event {row} is not one of the {p.shape[1]} classes; drop unlabelled events")
         return p, labels.astype(np.int64)
 
+    def _class_names(self, given: Sequence[str] | None, predictions: np.ndarray) -> Sequence[str]:
+        """The given names, or "0", "1", ...; ValueError when their number does not fit."""
+        num_classes = predictions.shape[1]
+        names = [str(i) for i in range(num_classes)] if given is None else [str(n) for n in given]
+        if len(set(names)) != num_classes:
+            raise ValueError(f"{self.name}: class_names {names} do not name the {num_classes} classes of the predictions")
+        return names
+
+
+class NamedClassesMetric(ClassificationMetric):
+    """The result says something of each class, under its name.
+
+    `class_names`, an option of `compute`: K names; "0", "1", ... if None.
+    """
+
+    def _compute(
+        self,
+        predictions: Any,
+        references: Any,
+        class_names: Sequence[str] | None = None,
+        num_resamples: int = 1000,
+        seed: int = 0,
+        groups: Sequence[Any] | None = None,
+    ) -> dict[str, Any]:
+        p, labels = self._checked(predictions, references)
+        names = self._class_names(class_names, p)
+        values = report(bootstrap(self._statistic(p, labels), len(p), num_resamples, seed, groups), len(p), names)
+        return {**values, **self._additions(p, labels, names)}
+
+    def _additions(self, p: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
+        """What the result says besides values and intervals."""
+        raise NotImplementedError
+
 
 class RegressionMetric(EventMetric):
     """Predictions and references are numbers (B,)."""
@@ -121,13 +158,9 @@ class RegressionMetric(EventMetric):
         _require_equal_length(self.name, p, r)
         return p, r
 
-
-def names_of_classes(metric: str, class_names: Sequence[str] | None, num_classes: int) -> list[str]:
-    """The given names, or "0", "1", ...; ValueError when their number does not fit."""
-    names = [str(i) for i in range(num_classes)] if class_names is None else [str(n) for n in class_names]
-    if len(set(names)) != num_classes:
-        raise ValueError(f"{metric}: class_names {names} do not name the {num_classes} classes of the predictions")
-    return names
+    def _compute(self, predictions: Any, references: Any, num_resamples: int = 1000, seed: int = 0) -> dict[str, Any]:
+        p, r = self._checked(predictions, references)
+        return report(bootstrap(self._statistic(p, r), len(p), num_resamples, seed), len(p))
 
 
 def _array(metric: str, what: str, values: Any, dimensions: int, shape: str) -> np.ndarray:

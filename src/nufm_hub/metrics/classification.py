@@ -9,30 +9,16 @@ from typing import Any
 import numpy as np
 
 from .auroc import multiplicities, resampled_auroc
-from .base import ClassificationMetric, names_of_classes
-from .bootstrap import Statistic, bootstrap, report
+from .base import NamedClassesMetric
+from .bootstrap import Statistic
 
 
-class MacroAUROC(ClassificationMetric):
+class MacroAUROC(NamedClassesMetric):
     """Area under the ROC curve, each class against the rest, averaged over classes with equal weight.
 
     A class without positives or without negatives has no ROC curve: its AUROC is None, the average runs over the other classes, and
     `classes_left_out` names it. Result: `macro_auroc`, per class `auroc`, each with `_low` and `_high` (95 %), and `num_events`.
     """
-
-    def _compute(
-        self,
-        predictions: Any,
-        references: Any,
-        class_names: Sequence[str] | None = None,
-        num_resamples: int = 1000,
-        seed: int = 0,
-        groups: Sequence[Any] | None = None,
-    ) -> dict[str, Any]:
-        p, labels = self._checked(predictions, references)
-        names = names_of_classes(self.name, class_names, p.shape[1])
-        result = report(bootstrap(self._statistic(p, labels), len(p), num_resamples, seed, groups), len(p), names)
-        return {**result, "classes_left_out": [name for name, value in result["auroc"].items() if value is None]}
 
     def _statistic(self, p: np.ndarray, labels: np.ndarray) -> Statistic:
         curves = [resampled_auroc(p[:, k], labels == k) for k in range(p.shape[1])]
@@ -44,30 +30,17 @@ class MacroAUROC(ClassificationMetric):
 
         return statistic
 
+    def _additions(self, p: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
+        counts = np.bincount(labels, minlength=len(names))
+        return {"classes_left_out": [name for name, count in zip(names, counts) if count in (0, len(labels))]}
 
-class PurityEfficiency(ClassificationMetric):
+
+class PurityEfficiency(NamedClassesMetric):
     """Per class, for the most probable class as the prediction: purity (precision) and efficiency (recall).
 
     Purity of a class that is never predicted and efficiency of a class without true events are None. Result: `purity`, `efficiency` per
     class with `_low` and `_high` (95 %), the counts `num_true`, `num_predicted`, `num_correct` per class, and `num_events`.
     """
-
-    def _compute(
-        self,
-        predictions: Any,
-        references: Any,
-        class_names: Sequence[str] | None = None,
-        num_resamples: int = 1000,
-        seed: int = 0,
-        groups: Sequence[Any] | None = None,
-    ) -> dict[str, Any]:
-        p, labels = self._checked(predictions, references)
-        names = names_of_classes(self.name, class_names, p.shape[1])
-        predicted = p.argmax(1)
-        result = report(bootstrap(self._statistic(p, labels), len(p), num_resamples, seed, groups), len(p), names)
-        for key, of in (("num_true", labels), ("num_predicted", predicted), ("num_correct", labels[labels == predicted])):
-            result[key] = dict(zip(names, np.bincount(of, minlength=p.shape[1]).tolist()))
-        return result
 
     def _statistic(self, p: np.ndarray, labels: np.ndarray) -> Statistic:
         predicted = p.argmax(1)
@@ -79,26 +52,17 @@ class PurityEfficiency(ClassificationMetric):
 
         return statistic
 
+    def _additions(self, p: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
+        predicted = p.argmax(1)
+        of = {"num_true": labels, "num_predicted": predicted, "num_correct": labels[labels == predicted]}
+        return {key: dict(zip(names, np.bincount(classes, minlength=len(names)).tolist())) for key, classes in of.items()}
 
-class BalancedAccuracy(ClassificationMetric):
+
+class BalancedAccuracy(NamedClassesMetric):
     """Accuracy, and balanced accuracy: the mean efficiency of the classes that have true events (as scikit-learn defines it).
 
     Result: `balanced_accuracy`, `accuracy`, each with `_low` and `_high` (95 %), `classes_left_out` (no true events) and `num_events`.
     """
-
-    def _compute(
-        self,
-        predictions: Any,
-        references: Any,
-        class_names: Sequence[str] | None = None,
-        num_resamples: int = 1000,
-        seed: int = 0,
-        groups: Sequence[Any] | None = None,
-    ) -> dict[str, Any]:
-        p, labels = self._checked(predictions, references)
-        names = names_of_classes(self.name, class_names, p.shape[1])
-        result = report(bootstrap(self._statistic(p, labels), len(p), num_resamples, seed, groups), len(p))
-        return {**result, "classes_left_out": [name for k, name in enumerate(names) if not (labels == k).any()]}
 
     def _statistic(self, p: np.ndarray, labels: np.ndarray) -> Statistic:
         predicted = p.argmax(1)
@@ -109,6 +73,9 @@ class BalancedAccuracy(ClassificationMetric):
             return {"balanced_accuracy": _mean_of_defined(_ratio(correct, table.sum(2))), "accuracy": correct.sum(1) / indices.shape[1]}
 
         return statistic
+
+    def _additions(self, p: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
+        return {"classes_left_out": [name for k, name in enumerate(names) if not (labels == k).any()]}
 
 
 def _confusion(labels: np.ndarray, predicted: np.ndarray, num_classes: int, indices: np.ndarray) -> np.ndarray:

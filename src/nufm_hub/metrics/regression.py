@@ -8,7 +8,7 @@ import datasets
 import numpy as np
 
 from .base import RegressionMetric
-from .bootstrap import Statistic, bootstrap, report
+from .bootstrap import Statistic
 
 
 class VertexError(RegressionMetric):
@@ -27,10 +27,6 @@ class VertexError(RegressionMetric):
         if p.shape[1] != 3 or r.shape[1] != 3:
             raise ValueError(f"{self.name}: predictions {p.shape} and references {r.shape} must be {self.shape_text}")
         return p, r
-
-    def _compute(self, predictions: Any, references: Any, num_resamples: int = 1000, seed: int = 0) -> dict[str, Any]:
-        p, r = self._checked(predictions, references)
-        return report(bootstrap(self._statistic(p, r), len(p), num_resamples, seed), len(p))
 
     def _statistic(self, p: np.ndarray, r: np.ndarray) -> Statistic:
         offset = p - r
@@ -63,10 +59,6 @@ class RelativeResidual(RegressionMetric):
                 "leave out events with a true value of zero"
             )
         return p, r
-
-    def _compute(self, predictions: Any, references: Any, num_resamples: int = 1000, seed: int = 0) -> dict[str, Any]:
-        p, r = self._checked(predictions, references)
-        return report(bootstrap(self._statistic(p, r), len(p), num_resamples, seed), len(p))
 
     def _statistic(self, p: np.ndarray, r: np.ndarray) -> Statistic:
         residual = p / r - 1
