@@ -1,11 +1,15 @@
 """SuperFGD-like particle guns and PILArNet-like liquid-argon images."""
 
 import importlib.util
+import json
 
 import numpy as np
 import pytest
 
 from nufm_hub.detectors import load_detector
+from nufm_hub.events import read_events
+from nufm_hub.events.samples import sample_path
+from nufm_hub.simulation.pilarnet import PILArNetSettings
 from nufm_hub.simulation.segments import cut_deposits
 from nufm_hub.simulation.superfgd import BIRKS, LIGHT_YIELD, SuperFGDSettings, share_light
 
@@ -38,6 +42,23 @@ def test_runs_are_the_same_with_any_number_of_workers(tmp_path):
     for name in ("superfgd-00000.parquet", "superfgd-00001.parquet"):
         same = (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes()
         assert same, name
+
+
+@needs_geant4
+@pytest.mark.parametrize(("settings", "count"), [(SuperFGDSettings, 40), (PILArNetSettings, 10)])
+def test_packaged_events_are_made_again(settings, count):
+    """What a seed gives never changes: what is drawn at random, and in which order. Another processor may round a few events differently."""
+    from nufm_hub.simulation.runner import simulate_events
+
+    path = sample_path(settings.name)
+    record = json.loads(path.with_suffix(".json").read_text())
+    identical = 0
+    for old, new in zip(read_events(path), simulate_events(settings(**record["settings"]), record["seed"], range(count))):
+        assert old.truth.keys() == new.truth.keys()
+        assert all(np.allclose(old.truth[k], new.truth[k]) for k in old.truth)
+        ((name, before),) = old.voxels.items()
+        identical += np.array_equal(before.coordinates, new.voxels[name].coordinates) and np.array_equal(before.values, new.voxels[name].values)
+    assert identical > count / 2
 
 
 # Pieces of deposits ---------------------------------------------------------------------------------------------------------------------------------

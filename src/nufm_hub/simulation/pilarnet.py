@@ -6,7 +6,6 @@ recombination, diffusion or noise.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -16,7 +15,7 @@ import numpy as np
 from nufm_hub.detectors import DetectorSpec, load_detector
 from nufm_hub.events import Event, Voxels
 
-from .gun import Primary, box_simulation, isotropic_direction, shoot
+from .gun import READOUT_WINDOW, GunSimulation, Primary, isotropic_direction, shoot
 from .lineage import Lineage, trace
 from .seeds import event_seeds
 from .segments import Segments, cut_deposits
@@ -24,7 +23,6 @@ from .segments import Segments, cut_deposits
 PDG_CODES = {"gamma": (22,), "electron": (11, -11), "muon": (13, -13), "pion": (211, -211), "proton": (2212,)}
 MAX_ENERGY = {"proton": 400.0}  # MeV; faster protons mostly break up nuclei
 LOW_ENERGY_VOXELS = 10  # smaller clusters that stand alone are low-energy deposits
-READOUT_WINDOW = 1e-5  # s; keeps the electrons of muon decays, drops slow neutrons
 _LOW_ENERGY = 4
 
 
@@ -88,57 +86,34 @@ class _Image:
     interactions: list[int]
 
 
-class PILArNetSimulation:
-    """Makes events; one per process, since Geant4 has global state. `counts` says what happened."""
+class PILArNetSimulation(GunSimulation):
+    """Makes images."""
 
-    def __init__(self, settings: PILArNetSettings) -> None:
-        self.settings = settings
-        self.spec = settings.detector
-        self.argon = self.spec.voxel_branches[0]
-        size = self.argon.bounds[1] - self.argon.bounds[0]
-        self._simulation = box_simulation("G4_lAr", size, cut_mm=0.7, tracking=True)
-        self.counts: Counter[str] = Counter()
+    settings: PILArNetSettings
+    material = "G4_lAr"
+    tracking = True
 
-    def event(self, run_seed: int, index: int) -> Event:
-        """Event number `index` of a run; depends on nothing but the settings and these two numbers."""
-        return next(self.events(run_seed, [index]))
-
-    def events(self, run_seed: int, indices: Sequence[int]) -> Iterator[Event]:
-        """The events of `indices`, several in one run of Geant4: the same as from `event`, only faster."""
-        size = self.settings.batch
-        for batch in (indices[i : i + size] for i in range(0, len(indices), size)):
-            images = [self._draw(i, event_seeds(run_seed, i).rng) for i in batch]
-            primaries = [p for image in images for p in image.primaries]
-            streams = [(i, row) for i, image in zip(batch, images) for row in range(len(image.primaries))]
-            result = shoot(self._simulation, run_seed, primaries, streams)
-            lineage = trace(result.tracks, result.vertices)
-            segments = cut_deposits(result.deposits["World"], self.argon, until_s=READOUT_WINDOW)
-            primary = segments.primary[segments.deposit]
-            order = np.argsort(primary, kind="stable")
-            ends = np.searchsorted(primary[order], np.cumsum([0] + [len(image.primaries) for image in images]))
-            tracks = lineage.rows(segments.primary, segments.track)[segments.deposit]
-            first_row = 0
-            for n, (index, image) in enumerate(zip(batch, images)):
-                event = self._event(image, segments, tracks, order[ends[n] : ends[n + 1]], lineage, first_row)
-                event.provenance = {"generator": f"nufm-hub {self.settings.name}", "seed": run_seed, "index": index}
-                if self.settings.single:
-                    shot = image.primaries[0]
-                    event.truth = {
-                        "particle": index % len(PDG_CODES),
-                        "particle_pdg": shot.pdg,
-                        "particle_momentum": shot.momentum * shot.direction / 1e3,
-                        "particle_position": shot.position,
-                    }
-                self.counts["empty"] += len(event.voxels[self.argon.name]) == 0
-                first_row += len(image.primaries)
-                yield event
+    def _batch(self, run_seed: int, batch: Sequence[int]) -> Iterator[Event]:
+        images = [self._draw(i, event_seeds(run_seed, i).rng) for i in batch]
+        sizes = [len(image.primaries) for image in images]
+        primaries = [p for image in images for p in image.primaries]
+        streams = [(i, row) for i, size in zip(batch, sizes) for row in range(size)]
+        result = shoot(self._simulation, run_seed, primaries, streams)
+        lineage = trace(result.tracks, result.vertices)
+        segments = cut_deposits(result.deposits["World"], self.branch, until_s=READOUT_WINDOW)
+        tracks = lineage.rows(segments.primary, segments.track)[segments.deposit]
+        for index, image, rows, first_row in zip(batch, images, segments.by_event(sizes), np.cumsum([0, *sizes])):
+            event = self._event(image, segments, tracks, rows, lineage, first_row)
+            if self.settings.single:
+                event.truth = image.primaries[0].truth(index % len(PDG_CODES))
+            yield event
 
     def _draw(self, index: int, rng: np.random.Generator) -> _Image:
         s = self.settings
         image = _Image([], [])
         classes = self.spec.classes("particle")
         for interaction in range(rng.integers(*s.vertices, endpoint=True)):
-            position = rng.uniform(*self.argon.bounds)
+            position = rng.uniform(*self.branch.bounds)
             for _ in range(rng.integers(*s.particles, endpoint=True)):
                 name = classes[index % len(classes)] if s.single else str(rng.choice(classes))
                 energy = rng.uniform(s.energy[0], max(s.energy[0], min(s.energy[1], MAX_ENERGY.get(name, np.inf))))
@@ -154,7 +129,7 @@ class PILArNetSimulation:
         cosine, angle = np.cbrt(rng.uniform(1e-3, 1)), rng.uniform(0, 2 * np.pi)  # density cos^2 in solid angle
         sine = np.sqrt(1 - cosine**2)
         direction = np.array([sine * np.cos(angle), -cosine, sine * np.sin(angle)])
-        low, high = self.argon.bounds
+        low, high = self.branch.bounds
         target = rng.uniform(low, high)
         back = np.where(direction > 0, target - low, target - high) / direction
         energy = np.exp(rng.uniform(np.log(200), np.log(10_000)))
@@ -162,9 +137,9 @@ class PILArNetSimulation:
 
     def _event(self, image: _Image, segments: Segments, tracks: np.ndarray, rows: np.ndarray, lineage: Lineage, first_row: int) -> Event:
         """An image from its pieces of deposits `rows`; `tracks` are the lineage rows of all pieces, `first_row` is that of its first primary."""
-        index, inside = self.argon.to_voxel(segments.position[rows])
+        index, inside = self.branch.to_voxel(segments.position[rows])
         rows = rows[inside]
-        flat = np.ravel_multi_index(tuple(index[inside].T), self.argon.shape)
+        flat = np.ravel_multi_index(tuple(index[inside].T), self.branch.shape)
         voxel, place = np.unique(flat, return_inverse=True)
         total = np.bincount(place, segments.energy[rows], minlength=len(voxel))
         kept = (total > 0) & (total >= self.settings.threshold)
@@ -173,7 +148,7 @@ class PILArNetSimulation:
         rows, place = rows[use], new_place[place[use]]
         voxel, total = voxel[kept], total[kept]
         size = len(voxel)
-        coordinates = np.stack(np.unravel_index(voxel, self.argon.shape), axis=1)
+        coordinates = np.stack(np.unravel_index(voxel, self.branch.shape), axis=1)
 
         energy = segments.energy[rows]
         track = tracks[rows]
@@ -212,7 +187,7 @@ class PILArNetSimulation:
             "vertex": lineage.position[visible],
         }
         voxels = Voxels(coordinates, np.round(total, 3), {"motif": motif, "particle": species}, instances)
-        return Event(self.spec.name, voxels={self.argon.name: voxels}, particles=particles)
+        return Event(self.spec.name, voxels={self.branch.name: voxels}, particles=particles)
 
 
 def class_of(pdg: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,12 @@ class Segments:
     deposit: np.ndarray
     position: np.ndarray
     energy: np.ndarray
+
+    def by_event(self, sizes: Sequence[int]) -> list[np.ndarray]:
+        """Rows of the pieces of each event; `sizes` are the numbers of primaries of the events, which follow one another."""
+        primary = self.primary[self.deposit]
+        order = np.argsort(primary, kind="stable")
+        return np.split(order, np.searchsorted(primary[order], np.cumsum(sizes)[:-1]))
 
 
 def cut_deposits(deposits: Any, branch: VoxelBranch, birks_mm_per_mev: float = 0.0, until_s: float = np.inf) -> Segments:

@@ -6,7 +6,6 @@ three fibres. Numbers after the SuperFGD prototype: Blondel et al., JINST 15 (20
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -16,14 +15,13 @@ import numpy as np
 from nufm_hub.detectors import DetectorSpec, load_detector
 from nufm_hub.events import Event, Voxels
 
-from .gun import Primary, box_simulation, isotropic_direction, kinetic_energy, shoot
+from .gun import READOUT_WINDOW, GunSimulation, Primary, isotropic_direction, kinetic_energy, shoot
 from .seeds import event_seeds
 from .segments import Segments, cut_deposits
 
 PDG_CODES = {"proton": (2212,), "pion": (211, -211), "muon": (13, -13), "electron": (11, -11)}
 BIRKS = 0.126  # mm/MeV, polystyrene scintillator
 LIGHT_YIELD = 80.0  # photo-electrons per MeV in the three fibres of a cube: 50 a fibre from a minimum-ionising particle in 1 cm
-READOUT_WINDOW = 1e-5  # s; keeps the electrons of muon decays, drops slow neutrons
 _NEIGHBOURS = np.array([[1, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0], [0, 0, 1], [0, 0, -1]])
 
 
@@ -69,62 +67,37 @@ class SuperFGDSettings:
         return SuperFGDSimulation(self)
 
 
-class SuperFGDSimulation:
-    """Makes events; one per process, since Geant4 has global state. `counts` says what happened."""
+class SuperFGDSimulation(GunSimulation):
+    """Makes events of single particles."""
 
-    def __init__(self, settings: SuperFGDSettings) -> None:
-        self.settings = settings
-        self.spec = settings.detector
-        self.cubes = self.spec.voxel_branches[0]
-        size = self.cubes.bounds[1] - self.cubes.bounds[0]
-        self._simulation = box_simulation("G4_POLYSTYRENE", size, cut_mm=0.7, tracking=False)
-        self.counts: Counter[str] = Counter()
+    settings: SuperFGDSettings
+    material = "G4_POLYSTYRENE"
+    tracking = False
 
-    def event(self, run_seed: int, index: int) -> Event:
-        """Event number `index` of a run; depends on nothing but the settings and these two numbers."""
-        return next(self.events(run_seed, [index]))
-
-    def events(self, run_seed: int, indices: Sequence[int]) -> Iterator[Event]:
-        """The events of `indices`, several in one run of Geant4: the same as from `event`, only faster."""
-        size = self.settings.batch
-        for batch in (indices[i : i + size] for i in range(0, len(indices), size)):
-            rngs = [event_seeds(run_seed, i).rng for i in batch]
-            primaries = [self._draw(i, rng) for i, rng in zip(batch, rngs)]
-            deposits = shoot(self._simulation, run_seed, primaries, streams=[(i, 0) for i in batch]).deposits["World"]
-            segments = cut_deposits(deposits, self.cubes, BIRKS, READOUT_WINDOW)
-            primary = segments.primary[segments.deposit]
-            order = np.argsort(primary, kind="stable")
-            ends = np.searchsorted(primary[order], np.arange(len(batch) + 1))
-            for row, (index, rng, shot) in enumerate(zip(batch, rngs, primaries)):
-                voxels = self._voxels(segments, order[ends[row] : ends[row + 1]], rng)
-                self.counts["empty"] += len(voxels) == 0
-                yield Event(
-                    self.spec.name,
-                    voxels={self.cubes.name: voxels},
-                    truth={
-                        "particle": index % len(PDG_CODES),
-                        "particle_pdg": shot.pdg,
-                        "particle_momentum": shot.momentum * shot.direction / 1e3,
-                        "particle_position": shot.position,
-                    },
-                    provenance={"generator": f"nufm-hub {self.settings.name}", "seed": run_seed, "index": index},
-                )
+    def _batch(self, run_seed: int, batch: Sequence[int]) -> Iterator[Event]:
+        rngs = [event_seeds(run_seed, i).rng for i in batch]
+        primaries = [self._draw(i, rng) for i, rng in zip(batch, rngs)]
+        deposits = shoot(self._simulation, run_seed, primaries, streams=[(i, 0) for i in batch]).deposits["World"]
+        segments = cut_deposits(deposits, self.branch, BIRKS, READOUT_WINDOW)
+        for index, rng, shot, rows in zip(batch, rngs, primaries, segments.by_event([1] * len(batch))):
+            voxels = {self.branch.name: self._voxels(segments, rows, rng)}
+            yield Event(self.spec.name, voxels=voxels, truth=shot.truth(index % len(PDG_CODES)))
 
     def _draw(self, index: int, rng: np.random.Generator) -> Primary:
         classes = self.spec.classes("particle")
         pdg = int(rng.choice(PDG_CODES[classes[index % len(classes)]]))
         momentum = 1e3 * rng.uniform(*self.settings.momentum)
-        return Primary(pdg, kinetic_energy(momentum, pdg), rng.uniform(*self.cubes.bounds), isotropic_direction(rng))
+        return Primary(pdg, kinetic_energy(momentum, pdg), rng.uniform(*self.branch.bounds), isotropic_direction(rng))
 
     def _voxels(self, segments: Segments, rows: np.ndarray, rng: np.random.Generator) -> Voxels:
-        index, inside = self.cubes.to_voxel(segments.position[rows])
-        flat = np.ravel_multi_index(tuple(index[inside].T), self.cubes.shape)
+        index, inside = self.branch.to_voxel(segments.position[rows])
+        flat = np.ravel_multi_index(tuple(index[inside].T), self.branch.shape)
         own, place = np.unique(flat, return_inverse=True)
         light = LIGHT_YIELD * np.bincount(place, segments.energy[rows][inside], minlength=len(own))
-        seen, photons, is_own = share_light(own, light, self.settings.crosstalk, self.cubes.shape)
+        seen, photons, is_own = share_light(own, light, self.settings.crosstalk, self.branch.shape)
         counted = rng.poisson(photons)
         bright = counted >= self.settings.threshold
-        coordinates = np.stack(np.unravel_index(seen[bright], self.cubes.shape), axis=1)
+        coordinates = np.stack(np.unravel_index(seen[bright], self.branch.shape), axis=1)
         return Voxels(coordinates, counted[bright] / LIGHT_YIELD, {"crosstalk": ~is_own[bright]})
 
 
