@@ -14,6 +14,10 @@ from nufm_hub.events import Event, Voxels
 # Okabe and Ito, "Color Universal Design" (2008): told apart by colour-blind readers.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A5195", "#8C6D31")
 NO_CLASS = "#B5B5B5"
+# Open symbols, because what happens at the vertex is what one wants to see.
+MARKS = {"true vertex": ("circle", "#E3001B"), "true start": ("circle", "#E3001B"), "predicted vertex": ("square", "#D100D1")}
+# Of the largest energy: what is below is drawn in the colour of the lower end.
+DYNAMIC_RANGE = 1e-4
 INSTANCE, PREDICTED = "instance:", "predicted:"
 
 

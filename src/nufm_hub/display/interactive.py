@@ -12,9 +12,9 @@ from nufm_hub.detectors import DetectorSpec, VoxelBranch
 from nufm_hub.events import Event, Voxels
 from nufm_hub.files import new_file
 
-from .colouring import NO_CLASS, Colouring, colour_voxels
-from .projection import checked_zoom, layer_edges, within, zoomed
-from .text import checked_prediction, energy_text, prediction_line, track_lines, truth_line, vertices
+from .colouring import DYNAMIC_RANGE, MARKS, NO_CLASS, Colouring, colour_voxels
+from .projection import block_bounds, checked_zoom, flat_image, within, zoomed
+from .text import checked_prediction, energy_text, heading, track_lines, vertices
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -22,11 +22,8 @@ if TYPE_CHECKING:
 MAX_VOXELS = 20_000
 """Voxels of a branch that are drawn: more make browsers without a graphics card slow."""
 
-# Of the largest energy, as in the static display.
-_DYNAMIC_RANGE = 1e-4
 # Drawn along x, y, z of the page's scene: the beam lies flat and y points up; the order is cyclic, so that handedness stays.
 _SCENE = (2, 0, 1)
-_MARKERS = {"true vertex": ("circle-open", "#E3001B"), "true start": ("circle-open", "#E3001B"), "predicted vertex": ("square-open", "#D100D1")}
 
 
 def event_html(
@@ -63,7 +60,7 @@ def event_html(
     prediction = checked_prediction(prediction, spec)
     cube = checked_zoom(zoom)
     figure = go.Figure()
-    notes = [str(event), truth_line(event, spec), prediction_line(event, prediction)]
+    notes = heading(event, spec, prediction)
     for index, branch in enumerate(spec.voxel_branches):
         figure.add_trace(_outline(branch))
         voxels = event.voxels.get(branch.name)
@@ -75,10 +72,10 @@ def event_html(
         for trace in _voxel_traces(branch, voxels, colouring, index):
             figure.add_trace(trace)
     for name, positions in vertices(event, spec.voxel_branches[0], prediction).items():
-        symbol, colour = _MARKERS[name]
+        shape, colour = MARKS[name]
         shown = positions if cube is None else positions[within(positions, cube)]
         x, y, z = (shown[:, a].tolist() for a in _SCENE)
-        marker = {"symbol": symbol, "size": 10, "color": colour, "line": {"color": colour, "width": 3}}
+        marker = {"symbol": f"{shape}-open", "size": 10, "color": colour, "line": {"color": colour, "width": 3}}
         figure.add_trace(go.Scatter3d(x=x, y=y, z=z, mode="markers", marker=marker, name=name, hovertemplate=f"{name}<br>{_hover_position()}"))
     for branch in spec.image_branches:
         if branch.name in event.images:
@@ -90,7 +87,7 @@ def event_html(
         notes += (
             [f"{branch.name} (momenta in GeV):", *(x.replace(" ", "\u00a0") for x in (header, *lines))] if lines else [f"{branch.name}: {header}"]
         )
-    _lay_out(figure, [n for n in notes if n], spec)
+    _lay_out(figure, notes, spec)
     # A fixed id instead of a random one: the same event gives the same page.
     page = figure.to_html(include_plotlyjs=True, div_id="event", default_height="94vh", config={"displaylogo": False})
     if path is not None:
@@ -139,7 +136,7 @@ def _continuous_marker(colouring: Colouring, rows: np.ndarray, branch: str, inde
     title = f"{branch}<br>{colouring.title}"
     bar: dict[str, Any] = {"title": {"text": title}, "x": 1.0 + 0.09 * index, "len": 0.5, "y": 0.25, "thickness": 12}
     if colouring.is_energy:
-        values = np.log10(np.maximum(values, max(values.max(), 1e-6) * _DYNAMIC_RANGE))
+        values = np.log10(np.maximum(values, max(values.max(), 1e-6) * DYNAMIC_RANGE))
         ticks = np.arange(np.floor(values.min()), np.ceil(values.max()) + 1)
         bar |= {"tickvals": ticks, "ticktext": [f"{10.0**t:g}" for t in ticks]}
     return {"color": np.round(values, 3), "colorscale": "Viridis", "colorbar": bar}
@@ -164,15 +161,9 @@ def _outline(branch: VoxelBranch) -> go.Scatter3d:
     """Edges of the sensitive blocks."""
     import plotly.graph_objects as go
 
-    boxes = [branch.bounds]
-    if branch.blocks is not None:
-        low, high = (edge.reshape(-1, branch.blocks.length) for edge in layer_edges(branch, branch.blocks.axis))
-        boxes = [branch.bounds for _ in low]
-        for box, start, stop in zip(boxes, low[:, 0], high[:, -1]):
-            box[:, branch.blocks.axis] = start, stop
     corners = [(i, j, k) for i in (0, 1) for j in (0, 1) for k in (0, 1)]
     edges = [(a, b) for a in corners for b in corners if a < b and sum(u != v for u, v in zip(a, b)) == 1]
-    points = [[box[c[0], 0], box[c[1], 1], box[c[2], 2]] if c else [None] * 3 for box in boxes for a, b in edges for c in (a, b, None)]
+    points = [[box[c[0], 0], box[c[1], 1], box[c[2], 2]] if c else [None] * 3 for box in block_bounds(branch) for a, b in edges for c in (a, b, None)]
     x, y, z = ([p[axis] for p in points] for axis in _SCENE)
     line = {"color": "#9A9A9A", "width": 1}
     return go.Scatter3d(x=x, y=y, z=z, mode="lines", line=line, hoverinfo="skip", legendgroup=branch.name, name="volume")
@@ -181,11 +172,10 @@ def _outline(branch: VoxelBranch) -> go.Scatter3d:
 def _towers(image: np.ndarray, name: str) -> go.Heatmap:
     import plotly.graph_objects as go
 
-    image = np.asarray(image, dtype=np.float64)
-    plane = image[:, None] if image.ndim == 1 else image.sum(axis=tuple(range(2, image.ndim)))
+    plane = flat_image(image)
     hover = f"{name} tower (%{{x}}, %{{y}})<br>%{{customdata:.4g}} MeV<extra></extra>"
-    label = f"{name}: {energy_text(float(image.sum()))}, logarithmic"
-    shade = np.log10(np.maximum(plane, max(plane.max(), 1e-6) * _DYNAMIC_RANGE))
+    label = f"{name}: {energy_text(float(plane.sum()))}, logarithmic"
+    shade = np.log10(np.maximum(plane, max(plane.max(), 1e-6) * DYNAMIC_RANGE))
     return go.Heatmap(z=shade.T, customdata=plane.T, colorscale="Viridis", showscale=False, showlegend=True, name=label, hovertemplate=hover)
 
 

@@ -38,6 +38,23 @@ def layer_edges(branch: VoxelBranch, axis: int) -> tuple[np.ndarray, np.ndarray]
     return centre - half, centre + half
 
 
+def block_bounds(branch: VoxelBranch) -> np.ndarray:
+    """Low and high corners in mm of the sensitive blocks, (blocks, 2, 3); of the whole branch where it is not in blocks."""
+    if branch.blocks is None:
+        return branch.bounds[None]
+    axis = branch.blocks.axis
+    low, high = (edge.reshape(-1, branch.blocks.length) for edge in layer_edges(branch, axis))
+    boxes = np.repeat(branch.bounds[None], len(low), axis=0)
+    boxes[:, 0, axis], boxes[:, 1, axis] = low[:, 0], high[:, -1]
+    return boxes
+
+
+def flat_image(image: np.ndarray) -> np.ndarray:
+    """Energies of an image branch in the plane of its first two axes, float64; a single axis is the first."""
+    image = np.asarray(image, dtype=np.float64)
+    return image[:, None] if image.ndim == 1 else image.sum(axis=tuple(range(2, image.ndim)))
+
+
 def cells(branch: VoxelBranch, axis: int, merge: int) -> Cells:
     """The layers of an axis, `merge` neighbours of a block making one cell."""
     low, high = layer_edges(branch, axis)

@@ -12,9 +12,9 @@ from nufm_hub.detectors import DetectorSpec, ImageBranch, TrackBranch, VoxelBran
 from nufm_hub.events import Event
 from nufm_hub.files import new_file
 
-from .colouring import Colouring, colour_voxels
-from .projection import checked_zoom, is_long, layer_edges, merge_factor, project, view_limits, within, zoomed
-from .text import checked_prediction, energy_text, prediction_line, track_lines, truth_line, vertices
+from .colouring import DYNAMIC_RANGE, MARKS, Colouring, colour_voxels
+from .projection import block_bounds, checked_zoom, flat_image, is_long, merge_factor, project, view_limits, within, zoomed
+from .text import checked_prediction, energy_text, heading, track_lines, vertices
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,11 +23,8 @@ if TYPE_CHECKING:
 
 FORMATS = ("png", "pdf", "svg")
 _VIEWS = {"top view": (2, 0), "side view": (2, 1), "front view": (0, 1)}
-# Open symbols, because what happens at the vertex is what one wants to see.
-_MARKERS = {"true vertex": ("o", "#E3001B"), "true start": ("o", "#E3001B"), "predicted vertex": ("s", "#D100D1")}
+_SYMBOLS = {"circle": "o", "square": "s"}
 _WIDTHS = {"voxels": 2.8, "image": 1.0, "tracks": 1.2}
-# Of the largest energy: what is below is drawn in the colour of the lower end.
-_DYNAMIC_RANGE = 1e-4
 
 
 def plot_event(
@@ -74,8 +71,7 @@ def plot_event(
     main_height = 6.2 if long else 5.0
     figure = Figure(figsize=(14, main_height + 3.1 * rows), dpi=150, layout="constrained")
     parts = figure.subfigures(1 + rows, 1, height_ratios=[main_height, *[3.1] * rows], squeeze=False)[:, 0]
-    title = "\n".join(line for line in (str(event), truth_line(event, spec), prediction_line(event, prediction)) if line)
-    figure.suptitle(title, fontsize=11)
+    figure.suptitle("\n".join(heading(event, spec, prediction)), fontsize=11)
     _draw_voxel_branch(parts[0], event, main, spec, colour_by, prediction, long, cube)
     for row, part in enumerate(parts[1:]):
         here = [*others[row : row + 1], *(extras if row == 0 else [])]
@@ -163,7 +159,7 @@ def _scale(colouring: Colouring, pictures: list[Any]) -> tuple[Normalize, Any]:
     values = np.concatenate([p.image.compressed() for p in pictures])
     if colouring.is_energy:
         high = max(values.max(), 1e-6)
-        return LogNorm(max(min(values.min(), high / 2), high * _DYNAMIC_RANGE), high, clip=True), colormaps["viridis"]
+        return LogNorm(max(min(values.min(), high / 2), high * DYNAMIC_RANGE), high, clip=True), colormaps["viridis"]
     return Normalize(values.min(), values.max()), colormaps["viridis"]
 
 
@@ -171,20 +167,15 @@ def _draw_outline(ax: Axes, branch: VoxelBranch, view: tuple[int, int], limits: 
     """The sensitive volume in grey, block by block, so that gaps show."""
     from matplotlib.patches import Rectangle
 
-    blocks, bounds = branch.blocks, branch.bounds
-    pieces = [bounds[:, list(view)]]
-    if blocks is not None and blocks.axis in view:
-        low, high = (edge.reshape(-1, blocks.length) for edge in layer_edges(branch, blocks.axis))
-        pieces = []
-        for number, (start, stop) in enumerate(zip(low[:, 0], high[:, -1])):
-            piece = bounds[:, list(view)].copy()
-            piece[:, view.index(blocks.axis)] = start, stop
-            pieces.append(piece)
-            if view[0] == blocks.axis and limits[0, view[0]] < (start + stop) / 2 < limits[1, view[0]]:
-                place = {"xycoords": ("data", "axes fraction"), "ha": "center", "va": "bottom"}
-                ax.annotate(str(number), ((start + stop) / 2, 1.0), fontsize=7, color="grey", **place)
-    for low, high in pieces:
-        ax.add_patch(Rectangle(low, *(high - low), facecolor="#F4F4F4", edgecolor="#C8C8C8", linewidth=0.6, zorder=0))
+    blocks, (h, v) = branch.blocks, view
+    in_blocks = blocks is not None and blocks.axis in view
+    for number, (low, high) in enumerate(block_bounds(branch) if in_blocks else branch.bounds[None]):
+        size = high - low
+        ax.add_patch(Rectangle((low[h], low[v]), size[h], size[v], facecolor="#F4F4F4", edgecolor="#C8C8C8", linewidth=0.6, zorder=0))
+        middle = (low[h] + high[h]) / 2
+        if in_blocks and h == blocks.axis and limits[0, h] < middle < limits[1, h]:
+            place = {"xycoords": ("data", "axes fraction"), "ha": "center", "va": "bottom"}
+            ax.annotate(str(number), (middle, 1.0), fontsize=7, color="grey", **place)
 
 
 def _label_view(ax: Axes, name: str, view: tuple[int, int], limits: np.ndarray, merge: tuple[int, ...], beam: bool) -> None:
@@ -228,8 +219,9 @@ def _add_colour_bar(part: SubFigure, mesh: Any, colouring: Colouring, **place: A
 
 
 def _marker(name: str) -> dict[str, Any]:
-    shape, colour = _MARKERS[name]
-    return {"linestyle": "", "marker": shape, "markersize": 11, "markerfacecolor": "none", "markeredgecolor": colour, "markeredgewidth": 1.6}
+    shape, colour = MARKS[name]
+    edge = {"markerfacecolor": "none", "markeredgecolor": colour, "markeredgewidth": 1.6}
+    return {"linestyle": "", "marker": _SYMBOLS[shape], "markersize": 11, **edge}
 
 
 def _draw_image(part: SubFigure, event: Event, branch: ImageBranch) -> None:
@@ -238,17 +230,14 @@ def _draw_image(part: SubFigure, event: Event, branch: ImageBranch) -> None:
     if branch.name not in event.images:
         part.suptitle(f"{branch.name}: sub-detector absent", fontsize=10)
         return
-    image = np.asarray(event.images[branch.name], dtype=np.float64)
-    total = image.sum()
-    # One- and three-dimensional read-outs are shown in the plane of their first two axes.
-    plane = image[:, None] if image.ndim == 1 else image.sum(axis=tuple(range(2, image.ndim)))
+    plane = flat_image(event.images[branch.name])
     if not (plane > 0).any():
         part.suptitle(f"{branch.name}: no energy", fontsize=10)
         return
-    part.suptitle(f"{branch.name}: energy {energy_text(float(total))}", fontsize=10)
+    part.suptitle(f"{branch.name}: energy {energy_text(float(plane.sum()))}", fontsize=10)
     ax = part.add_subplot()
     high = plane.max()
-    norm = LogNorm(max(plane[plane > 0].min() * 0.99, high * _DYNAMIC_RANGE), high, clip=True)
+    norm = LogNorm(max(plane[plane > 0].min() * 0.99, high * DYNAMIC_RANGE), high, clip=True)
     ax.set_facecolor("#F4F4F4")
     drawn = ax.imshow(np.ma.masked_less_equal(plane, 0).T, origin="lower", norm=norm, cmap="viridis")
     if plane.size <= 64:

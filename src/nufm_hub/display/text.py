@@ -48,6 +48,11 @@ def _interaction_vertices(event: Event, branch: VoxelBranch) -> np.ndarray:
     return np.array(found, dtype=np.float64).reshape(-1, 3)
 
 
+def heading(event: Event, spec: DetectorSpec, prediction: Mapping[str, Any]) -> list[str]:
+    """Lines above an event: what it is, its truth, and what is predicted if anything is."""
+    return [line for line in (str(event), truth_line(event, spec), prediction_line(event, prediction)) if line]
+
+
 def truth_line(event: Event, spec: DetectorSpec) -> str:
     """One line such as `truth: flavour numu_cc, charm none, νμ CC of 812 GeV, vertex (1, -20, 300) mm`."""
     t, parts = event.truth, []
