@@ -4,35 +4,34 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from . import command_options as options
 
 
 def data_efficiency(
     events: Annotated[list[Path], typer.Option(help="Parquet file or folder of training events; may be repeated.")] = [Path("data/fasercal-train")],
     validation: Annotated[list[Path], typer.Option(help="Events to tune on; may be repeated.")] = [Path("data/fasercal-validation")],
     test: Annotated[list[Path], typer.Option(help="Events to compare on; opened when all is tuned.")] = [Path("data/fasercal-test")],
-    initialisation: Annotated[
-        list[str], typer.Option(help="scratch for random weights, or NAME=ID with the id or folder of a checkpoint; may be repeated.")
-    ] = ["scratch", "mae=nufm/fasercal-mae", "mae-rel=nufm/fasercal-mae-rel"],
+    initialisation: options.Initialisation = options.INITIALISATIONS,
     budget: Annotated[list[str], typer.Option(help="Number of labelled events, or all; may be repeated.")] = ["100", "300", "1000", "all"],
     seed: Annotated[list[int], typer.Option(help="Seed of subset, new weights, order, augmentation; may be repeated.")] = [0, 1, 2],
     task: Annotated[str, typer.Option(help="reconstruction (all of an event at once), one of its parts, or voxels.")] = "reconstruction",
     plan: Annotated[str, typer.Option(help="Plan of epochs and tuning: packaged name or JSON file.")] = "data-efficiency",
-    recipe: Annotated[str | None, typer.Option(help="Recipe name or JSON file instead of the plan's.")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="Replace a value of the recipe for all, e.g. --set warmup=0.1.")] = None,
-    tune_learning_rate: Annotated[list[float] | None, typer.Option(help="base_learning_rate to try; may be repeated.")] = None,
-    tune_epochs: Annotated[list[float] | None, typer.Option(help="Factor on the plan's epochs to try; may be repeated.")] = None,
+    recipe: options.RecipeChoice = None,
+    set_: options.RecipeValues = None,
+    tune_learning_rate: options.TunedRates = None,
+    tune_epochs: options.TunedEpochs = None,
     tune_budget: Annotated[list[int] | None, typer.Option(help="Number of labels to tune with; may be repeated.")] = None,
-    tune_seed: Annotated[list[int] | None, typer.Option(help="Seed of the tuning, none of the study's; may be repeated.")] = None,
+    tune_seed: options.TuningSeeds = None,
     out: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs/data-efficiency"),
-    results: Annotated[Path, typer.Option(help="Folder for tables, summary and plots.")] = Path("model_cards/results"),
+    results: options.Results = options.RESULTS,
     summarise: Annotated[bool, typer.Option("--summarise", help="Train nothing; write the results of the runs that are finished.")] = False,
-    cpu: Annotated[bool, typer.Option("--cpu", help="Use the CPU even where there is a GPU.")] = False,
-    workers: Annotated[int, typer.Option(help="Processes that prepare batches.")] = 0,
+    cpu: options.Cpu = False,
+    workers: options.Workers = 0,
 ) -> None:
     """Fine-tune from each initialisation with few and many labels, tuned on validation events, compared on test events."""
     from nufm_hub.training.command import parse_values
@@ -52,26 +51,11 @@ def data_efficiency(
             budgets=tune_budget,
             seeds=tune_seed,
         )
-        asked = Study(task, name_of(task), parse_initialisations(initialisation), budget, seed, loaded)
+        asked = Study(task, name_of(task), options.parse_initialisations(initialisation), budget, seed, loaded)
         summary = run(asked, events, validation, test, out, results, cpu, workers, summarise)
     except (ValueError, OSError, ImportError) as error:
         raise typer.BadParameter(str(error)) from error
     _report(summary, results)
-
-
-def parse_initialisations(given: list[str]) -> dict[str, str | None]:
-    """`["scratch", "mae=nufm/fasercal-mae"]` to `{"scratch": None, "mae": "nufm/fasercal-mae"}`.
-
-    Raises:
-        ValueError: a name without a checkpoint, or given twice.
-    """
-    parsed: dict[str, str | None] = {}
-    for item in given:
-        name, _, source = item.partition("=")
-        if name in parsed or not re.fullmatch(r"[\w-]+", name) or (name == "scratch") == bool(source):
-            raise ValueError(f"initialisation {item!r}: give scratch, or NAME=checkpoint, each name once")
-        parsed[name] = source or None
-    return parsed
 
 
 def _report(summary: dict[str, Any], results: Path) -> None:

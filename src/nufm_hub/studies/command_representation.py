@@ -9,27 +9,26 @@ from typing import Annotated
 
 import typer
 
+from . import command_options as options
+
 
 def representation(
-    initialisation: Annotated[
-        list[str], typer.Option(help="scratch for random weights, or NAME=ID with the id or folder of a checkpoint; may be repeated.")
-    ] = ["scratch", "mae=nufm/fasercal-mae", "mae-rel=nufm/fasercal-mae-rel"],
+    initialisation: options.Initialisation = options.INITIALISATIONS,
     events: Annotated[list[Path], typer.Option(help="Events to fit the probes on; may be repeated.")] = [Path("data/fasercal-train")],
     test: Annotated[list[Path], typer.Option(help="Events to judge them by; may be repeated.")] = [Path("data/fasercal-test")],
     out: Annotated[Path, typer.Option(help="Folder of the runs; what is done there is not done again.")] = Path("runs/representation"),
-    results: Annotated[Path, typer.Option(help="Folder of the table, the summary and the figure.")] = Path("model_cards/results"),
+    results: Annotated[Path, typer.Option(help="Folder of the table, the summary and the figure.")] = options.RESULTS,
     scratch_seeds: Annotated[int, typer.Option(min=1, help="Number of encoders with random weights.")] = 3,
     batch_size: Annotated[int, typer.Option(min=1, help="Events of one forward pass.")] = 32,
-    workers: Annotated[int, typer.Option(help="Processes that prepare batches.")] = 0,
+    workers: options.Workers = 0,
     num_resamples: Annotated[int, typer.Option(min=0, help="Resamples of the bootstrap intervals.")] = 1000,
     cpu: Annotated[bool, typer.Option("--cpu", help="Stay on the CPU even where there is a GPU.")] = False,
 ) -> None:
     """Linear probe, nearest neighbours and a picture of the frozen features of encoders."""
-    from .command_data_efficiency import parse_initialisations
     from .representation import SCRATCH, study_representation
 
     try:
-        checkpoints = parse_initialisations(initialisation)
+        checkpoints = options.parse_initialisations(initialisation)
         seeds = scratch_seeds if SCRATCH in checkpoints else 0
         checkpoints.pop(SCRATCH, None)
         study_representation(checkpoints, events, test, out, results, seeds, batch_size, workers, cpu, num_resamples)

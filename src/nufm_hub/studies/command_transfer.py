@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-Results = Annotated[Path, typer.Option(help="Folder for tables, summary and plots.")]
-Cpu = Annotated[bool, typer.Option("--cpu", help="Use the CPU even where there is a GPU.")]
+from . import command_options as options
+
 Summarise = Annotated[bool, typer.Option("--summarise", help="Compute nothing new; write the results of the runs that are finished.")]
 
 
@@ -19,9 +19,7 @@ def transfer(
     events: Annotated[
         list[Path] | None, typer.Option(help="Parquet file or folder of events; may be repeated. data/superfgd or the like by default.")
     ] = None,
-    initialisation: Annotated[
-        list[str], typer.Option(help="scratch for random weights, or NAME=ID with the id or folder of a checkpoint; may be repeated.")
-    ] = ["scratch", "mae=nufm/fasercal-mae", "mae-rel=nufm/fasercal-mae-rel"],
+    initialisation: options.Initialisation = options.INITIALISATIONS,
     share: Annotated[list[str], typer.Option(help="Share of the labelled training events, or their number; may be repeated.")] = [
         "1%",
         "10%",
@@ -31,22 +29,21 @@ def transfer(
     plan: Annotated[
         str | None, typer.Option(help="JSON file of crops, split, recipe, epochs and tuning; the packaged transfer-NAME by default.")
     ] = None,
-    recipe: Annotated[str | None, typer.Option(help="Recipe name or JSON file instead of the plan's.")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="Replace a value of the recipe for all, e.g. --set warmup=0.1.")] = None,
-    tune_learning_rate: Annotated[list[float] | None, typer.Option(help="base_learning_rate to try; may be repeated.")] = None,
-    tune_epochs: Annotated[list[float] | None, typer.Option(help="Factor on the plan's epochs to try; may be repeated.")] = None,
+    recipe: options.RecipeChoice = None,
+    set_: options.RecipeValues = None,
+    tune_learning_rate: options.TunedRates = None,
+    tune_epochs: options.TunedEpochs = None,
     tune_budget: Annotated[list[int] | None, typer.Option(help="Number of labelled events to tune with; may be repeated.")] = None,
-    tune_seed: Annotated[list[int] | None, typer.Option(help="Seed of the tuning, none of the study's; may be repeated.")] = None,
+    tune_seed: options.TuningSeeds = None,
     out: Annotated[Path | None, typer.Option(help="Folder of crops, runs and models; runs/transfer-NAME by default.")] = None,
-    results: Results = Path("model_cards/results"),
+    results: options.Results = options.RESULTS,
     summarise: Summarise = False,
-    cpu: Cpu = False,
-    workers: Annotated[int, typer.Option(help="Processes that prepare batches.")] = 0,
+    cpu: options.Cpu = False,
+    workers: options.Workers = 0,
 ) -> None:
     """Take encoders to another detector and fine-tune them with few and many labels, tuned on validation events, compared on test events."""
     from nufm_hub.training.command import parse_values
 
-    from .command_data_efficiency import parse_initialisations
     from .transfer import TransferPlan
     from .transfer import transfer as run
 
@@ -59,7 +56,7 @@ def transfer(
     try:
         loaded = TransferPlan.load(plan or f"transfer-{name}", recipe=recipe, recipe_values=parse_values(set_), **tuning)
         shards, folder = events or [Path("data") / name.removesuffix("-voxels")], out or Path("runs") / f"transfer-{name}"
-        summary = run(name, shards, parse_initialisations(initialisation), share, seed, loaded, folder, results, cpu, workers, summarise)
+        summary = run(name, shards, options.parse_initialisations(initialisation), share, seed, loaded, folder, results, cpu, workers, summarise)
     except (ValueError, OSError, ImportError) as error:
         raise typer.BadParameter(str(error)) from error
     report(summary, results)
@@ -95,9 +92,9 @@ def crosstalk(
         list[int] | None, typer.Option(help="Take the models with so many labels; those with most by default; may be repeated.")
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder of events and runs.")] = Path("runs/crosstalk"),
-    results: Results = Path("model_cards/results"),
+    results: options.Results = options.RESULTS,
     summarise: Summarise = False,
-    cpu: Cpu = False,
+    cpu: options.Cpu = False,
     workers: Annotated[int, typer.Option(help="Processes that simulate.")] = 1,
 ) -> None:
     """Simulate the test particles of a transfer study with more and less crosstalk, and evaluate its models on them."""
