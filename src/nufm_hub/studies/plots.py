@@ -59,6 +59,25 @@ def save(figure: Figure, path: str | Path) -> None:
         figure.savefig(temporary, format="png")
 
 
+def draw_spread(axes: Axes, x: Sequence[float] | np.ndarray, values: Sequence[Sequence[float]] | np.ndarray, colour: str, name: str) -> None:
+    """A line through the means, and a band from the lowest to the highest, of the values at each of `x`."""
+    axes.plot(x, [np.mean(v) for v in values], color=colour, label=name, lw=1.6)
+    axes.fill_between(x, [np.min(v) for v in values], [np.max(v) for v in values], color=colour, alpha=0.15, lw=0)
+
+
+def set_style(axes: Axes, title: str) -> None:
+    """Title, labels and grid of a panel."""
+    axes.set_title(title, fontsize=9)
+    axes.tick_params(labelsize=8, which="both")
+    axes.grid(alpha=0.25, lw=0.6)
+
+
+def add_legend(figure: Figure, title: str) -> None:
+    """The curves of the first panel and the title, above all panels."""
+    handles, names = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside upper center", ncols=len(names), frameon=False, title=title or None, title_fontsize=11)
+
+
 def plot_curves(
     rows: Sequence[Mapping[str, Any]],
     panels: Sequence[Panel],
@@ -92,8 +111,7 @@ def plot_curves(
     for axes in all_axes[len(panels) :]:
         axes.set_visible(False)
     figure.supxlabel(x_title, fontsize=10)
-    handles, names = all_axes[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside upper center", ncols=len(names), frameon=False, title=title or None, title_fontsize=11)
+    add_legend(figure, title)
     save(figure, path)
 
 
@@ -105,8 +123,7 @@ def _draw(axes: Axes, rows: Sequence[Mapping[str, Any]], panel: Panel, x: str, g
                 found.setdefault(row[x], []).append(row[panel.column])
         at = sorted(found)
         shifted = np.array(at) * (_SHIFT ** (i - (len(colours) - 1) / 2) if logarithmic else 1)
-        axes.plot(shifted, [np.mean(found[a]) for a in at], color=colour, label=name, lw=1.6)
-        axes.fill_between(shifted, [min(found[a]) for a in at], [max(found[a]) for a in at], color=colour, alpha=0.15, lw=0)
+        draw_spread(axes, shifted, [found[a] for a in at], colour, name)
         for a, position in zip(at, shifted):
             axes.plot([position] * len(found[a]), found[a], "o", color=colour, ms=3.5, alpha=0.8, mew=0)
     baselines = [row[panel.baseline] for row in rows if panel.baseline and row.get(panel.baseline) is not None]
@@ -123,6 +140,4 @@ def _draw(axes: Axes, rows: Sequence[Mapping[str, Any]], panel: Panel, x: str, g
     axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks], rotation=0 if logarithmic else 90)
     axes.set_xticks([], minor=True)
     arrow = {"higher": " (higher is better)", "lower": " (lower is better)"}.get(better(panel.column), "")
-    axes.set_title(f"{panel.title}{arrow}", fontsize=9)
-    axes.tick_params(labelsize=8, which="both")
-    axes.grid(alpha=0.25, lw=0.6)
+    set_style(axes, f"{panel.title}{arrow}")

@@ -21,7 +21,7 @@ from .comparison import STUDY_FOLDER, Outcome, Study, compare
 from .fine_tuning import Paths
 from .label_factor import REFERENCE
 from .plan import Plan, load_plan, read_plan
-from .plots import Panel, colours_of, new_figure, plot_curves, save
+from .plots import Panel, add_legend, colours_of, draw_spread, new_figure, plot_curves, save, set_style
 from .tables import Row, better, interval_of, metrics_of, spread, write_results
 
 CROPS_FOLDER = "crops"
@@ -256,19 +256,14 @@ def plot_losses(records: Sequence[Mapping[str, Any]], path: str | Path, title: s
         curves.setdefault(record["settings"]["labels"], {}).setdefault(record["settings"]["initialisation"], []).append(curve)
     colours = colours_of(list(dict.fromkeys(name for by in curves.values() for name in by)))
     figure = new_figure(figsize=(3.9 * len(curves), 3.9))
-    all_axes = figure.subplots(1, len(curves), squeeze=False).ravel()
-    for axes, (labels, by) in zip(all_axes, sorted(curves.items())):
+    for axes, (labels, by) in zip(figure.subplots(1, len(curves), squeeze=False)[0], sorted(curves.items())):
         for name, runs in by.items():
-            steps, losses = runs[0][:, 0], np.stack([run[:, 1] for run in runs])
-            axes.plot(steps, losses.mean(axis=0), color=colours[name], label=name, lw=1.6)
-            axes.fill_between(steps, losses.min(axis=0), losses.max(axis=0), color=colours[name], alpha=0.15, lw=0)
+            steps, losses = runs[0][:, 0], np.stack([run[:, 1] for run in runs], axis=1)
+            draw_spread(axes, steps, losses, colours[name], name)
             if name == REFERENCE:
-                axes.axhline(losses[:, -1].mean(), color=colours[name], lw=1, ls="--")
-        axes.set_title(f"{labels:,} labelled events", fontsize=9)
-        axes.tick_params(labelsize=8)
-        axes.grid(alpha=0.25, lw=0.6)
+                axes.axhline(losses[-1].mean(), color=colours[name], lw=1, ls="--")
+        set_style(axes, f"{labels:,} labelled events")
     figure.supxlabel("optimiser steps", fontsize=10)
     figure.supylabel("validation loss", fontsize=10)
-    handles, names = all_axes[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside upper center", ncols=len(names), frameon=False, title=title, title_fontsize=11)
+    add_legend(figure, title)
     save(figure, path)
