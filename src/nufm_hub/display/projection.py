@@ -9,6 +9,7 @@ import numpy as np
 
 from nufm_hub.detectors import VoxelBranch
 from nufm_hub.events import Voxels
+from nufm_hub.events.voxelise import layer_edges
 
 from .colouring import Colouring
 
@@ -28,14 +29,6 @@ class Projection:
     horizontal: np.ndarray
     vertical: np.ndarray
     image: np.ma.MaskedArray
-
-
-def layer_edges(branch: VoxelBranch, axis: int) -> tuple[np.ndarray, np.ndarray]:
-    """Low and high edge in mm of every layer along an axis."""
-    index = np.zeros((branch.shape[axis], 3), dtype=np.int64)
-    index[:, axis] = np.arange(branch.shape[axis])
-    centre, half = branch.to_mm(index)[:, axis], branch.voxel_size[axis] / 2
-    return centre - half, centre + half
 
 
 def block_bounds(branch: VoxelBranch) -> np.ndarray:

@@ -131,7 +131,7 @@ def split_segments(starts: np.ndarray, ends: np.ndarray, branch: VoxelBranch) ->
     # Where along its segment each cut is, from 0 to 1, with both ends.
     segments, cuts = [np.arange(n), np.arange(n)], [np.zeros(n), np.ones(n)]
     for axis in range(3):
-        faces = _faces(branch, axis)
+        faces = np.unique(np.concatenate(layer_edges(branch, axis)))
         low, high = np.minimum(starts[:, axis], ends[:, axis]), np.maximum(starts[:, axis], ends[:, axis])
         first = np.searchsorted(faces, low, side="right")
         count = np.maximum(np.searchsorted(faces, high, side="left") - first, 0)
@@ -149,9 +149,9 @@ def split_segments(starts: np.ndarray, ends: np.ndarray, branch: VoxelBranch) ->
     return starts[segment] + middle[:, None] * (ends - starts)[segment], segment, share
 
 
-def _faces(branch: VoxelBranch, axis: int) -> np.ndarray:
-    """Positions in mm of all voxel faces along an axis, increasing."""
+def layer_edges(branch: VoxelBranch, axis: int) -> tuple[np.ndarray, np.ndarray]:
+    """Low and high edge in mm of every layer of voxels along an axis."""
     index = np.zeros((branch.shape[axis], 3), dtype=np.int64)
     index[:, axis] = np.arange(branch.shape[axis])
-    centres, half = branch.to_mm(index)[:, axis], branch.voxel_size[axis] / 2
-    return np.unique(np.concatenate([centres - half, centres + half]))
+    centre, half = branch.to_mm(index)[:, axis], branch.voxel_size[axis] / 2
+    return centre - half, centre + half

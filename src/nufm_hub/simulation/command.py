@@ -11,6 +11,10 @@ import typer
 if TYPE_CHECKING:
     from .runner import SimulationSettings
 
+Out = Annotated[Path, typer.Option(help="Folder for the shards; a new one, or that of an interrupted run.")]
+Seed = Annotated[int, typer.Option(help="Seed of the run; the same seed and versions give the same bytes.")]
+Workers = Annotated[int, typer.Option(help="Processes.")]
+
 app = typer.Typer(help="Simulate events into parquet shards.", no_args_is_help=True)
 
 
@@ -22,9 +26,9 @@ def simulate() -> None:
 @app.command()
 def fasercal(
     events: Annotated[int, typer.Option(help="Number of events.")],
-    out: Annotated[Path, typer.Option(help="Folder for the shards; a new one, or that of an interrupted run.")],
-    seed: Annotated[int, typer.Option(help="Seed of the run; the same seed and versions give the same bytes.")] = 1,
-    workers: Annotated[int, typer.Option(help="Processes.")] = 1,
+    out: Out,
+    seed: Seed = 1,
+    workers: Workers = 1,
     energy: Annotated[tuple[float, float], typer.Option(help="Lowest and highest neutrino energy in GeV, log-uniform between.")] = (50.0, 1500.0),
     shard_size: Annotated[int, typer.Option(help="Events per file.")] = 100,
     flavours: Annotated[
@@ -40,9 +44,9 @@ def fasercal(
 @app.command()
 def superfgd(
     events: Annotated[int, typer.Option(help="Number of events.")],
-    out: Annotated[Path, typer.Option(help="Folder for the shards; a new one, or that of an interrupted run.")],
-    seed: Annotated[int, typer.Option(help="Seed of the run; the same seed and versions give the same bytes.")] = 1,
-    workers: Annotated[int, typer.Option(help="Processes.")] = 1,
+    out: Out,
+    seed: Seed = 1,
+    workers: Workers = 1,
     momentum: Annotated[tuple[float, float], typer.Option(help="Lowest and highest momentum in GeV, uniform between.")] = (0.2, 1.5),
     crosstalk: Annotated[float, typer.Option(help="Light in each of the six neighbours as a share of that in the cube, 0 to 0.3.")] = 0.03,
     threshold: Annotated[int, typer.Option(help="Photo-electrons below which a cube is not seen.")] = 4,
@@ -57,9 +61,9 @@ def superfgd(
 @app.command()
 def pilarnet(
     events: Annotated[int, typer.Option(help="Number of images.")],
-    out: Annotated[Path, typer.Option(help="Folder for the shards; a new one, or that of an interrupted run.")],
-    seed: Annotated[int, typer.Option(help="Seed of the run; the same seed and versions give the same bytes.")] = 1,
-    workers: Annotated[int, typer.Option(help="Processes.")] = 1,
+    out: Out,
+    seed: Seed = 1,
+    workers: Workers = 1,
     vertices: Annotated[tuple[int, int], typer.Option(help="Fewest and most interaction vertices.")] = (1, 2),
     particles: Annotated[tuple[int, int], typer.Option(help="Fewest and most particles of a vertex.")] = (1, 6),
     energy: Annotated[tuple[float, float], typer.Option(help="Lowest and highest kinetic energy in MeV, uniform between.")] = (50.0, 1000.0),
