@@ -5,7 +5,6 @@ Any simulation can be run: its settings are a frozen dataclass with `name`, `pac
 
 from __future__ import annotations
 
-import hashlib
 import json
 import multiprocessing
 import os
@@ -24,7 +23,7 @@ from tqdm import tqdm
 
 from nufm_hub.detectors import DetectorSpec
 from nufm_hub.events import Event, write_events
-from nufm_hub.files import new_file
+from nufm_hub.files import new_file, sha256_of
 from nufm_hub.provenance import git_revision, package_versions
 
 from .geant4_data import ensure_geant4_data
@@ -107,7 +106,7 @@ def run_simulation(settings: SimulationSettings, events: int, seed: int, out: st
             shards[name] = {
                 "events": count,
                 "bytes": (out / name).stat().st_size,
-                "sha256": _sha256(out / name),
+                "sha256": sha256_of([out / name]),
                 "seconds": round(time.monotonic() - started, 2),
                 "counts": dict(sorted(counts.items())),
             }
@@ -176,7 +175,7 @@ def _open_run(out: Path, identity: dict[str, Any]) -> dict[str, Any]:
 
 
 def _verify(path: Path, record: dict[str, Any]) -> None:
-    if not path.exists() or _sha256(path) != record["sha256"]:
+    if not path.exists() or sha256_of([path]) != record["sha256"]:
         raise ValueError(f"{path} is missing or is not the file that this run wrote: restore it, or start again in a new folder")
 
 
@@ -279,11 +278,6 @@ def _end_with_parent() -> None:
 
 def _make_events(indices: list[int]) -> list[tuple[Event, Counter[str]]]:
     return _worker.make(indices)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _write_json(path: Path, data: dict[str, Any]) -> None:
