@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -159,6 +159,49 @@ class Hdf5File:
             return self._file[name][key]
         except (OSError, RuntimeError) as error:
             raise ValueError(f"dataset {name!r} cannot be read at {key} (damaged file): {error}") from error
+
+
+class Hdf5EventFile:
+    """An `EventFile` in HDF5, closed again where it is not what it should be. A subclass counts the events, and reads one."""
+
+    def __init__(self, path: Path, name: str, spec: DetectorSpec) -> None:
+        self._spec, self._branch = spec, spec.voxel_branches[0]
+        self._file = Hdf5File(path)
+        try:
+            self._length = self._count()
+        except ValueError:
+            self._file.close()
+            raise
+
+    def __len__(self) -> int:
+        return self._length
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _count(self) -> int:
+        """The number of events. Raises ValueError when something that they need is missing."""
+        raise NotImplementedError
+
+
+class SingleEventFile:
+    """An `EventFile` of one event, which is opened when the event is read."""
+
+    def __init__(self, path: Path, name: str, spec: DetectorSpec) -> None:
+        self._path, self._spec = path, spec
+
+    def __len__(self) -> int:
+        return 1
+
+    def close(self) -> None:
+        """Nothing stays open between events."""
+
+
+def equal_length(lengths: Mapping[str, int]) -> int:
+    """The number of events that all datasets have. Raises ValueError when it differs."""
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"datasets differ in their number of events: {lengths}")
+    return next(iter(lengths.values()))
 
 
 def reshape_rows(flat: np.ndarray, columns: int, dataset: str) -> np.ndarray:

@@ -11,7 +11,7 @@ from nufm_hub.detectors import DetectorSpec, load_detector
 
 from ..event import Event
 from ..voxelise import merge_voxels, split_segments
-from .common import PARTICLE_CLASSES, Format, Hdf5File, OnBad, label_classes, one_hot, particle_class, read_format, to_classes
+from .common import PARTICLE_CLASSES, Format, Hdf5EventFile, OnBad, label_classes, one_hot, particle_class, read_format, to_classes
 
 _UNITS = {"mm": 1.0, "cm": 10.0}
 # Spellings in use, the first that a file has counts.
@@ -46,24 +46,16 @@ def read_edepsim(
     return read_format(EDEPSIM, source, load_detector(detector), on_bad, length_unit=length_unit, offset=offset)
 
 
-class _SegmentsFile:
+class _SegmentsFile(Hdf5EventFile):
     def __init__(self, path: Path, name: str, spec: DetectorSpec, length_unit: str, offset: Sequence[float] = (0.0, 0.0, 0.0)) -> None:
-        self._spec, self._branch = spec, spec.voxel_branches[0]
         self._scale, self._offset = _UNITS[length_unit], np.asarray(offset, dtype=np.float64)
-        self._file = Hdf5File(path)
-        try:
-            held = self._file.dataset("segments", ("dE", *_COORDINATES)).dtype.names
-            self._event_field, self._track_field, self._pdg_field = (_first(held, names) for names in (_EVENT, _TRACK, _PDG))
-            self._events = self._find_events()
-        except ValueError:
-            self._file.close()
-            raise
+        super().__init__(path, name, spec)
 
-    def __len__(self) -> int:
+    def _count(self) -> int:
+        held = self._file.dataset("segments", ("dE", *_COORDINATES)).dtype.names
+        self._event_field, self._track_field, self._pdg_field = (_first(held, names) for names in (_EVENT, _TRACK, _PDG))
+        self._events = self._find_events()
         return len(self._events)
-
-    def close(self) -> None:
-        self._file.close()
 
     def _find_events(self) -> list[tuple[int, int, int]]:
         """(event id, first row, end row) of each event; rows of an event must follow each other."""

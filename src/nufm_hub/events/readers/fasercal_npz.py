@@ -13,7 +13,7 @@ import numpy as np
 from nufm_hub.detectors import DetectorSpec, load_detector
 
 from ..event import Event, Voxels
-from .common import Format, OnBad, read_format
+from .common import Format, OnBad, SingleEventFile, read_format
 
 # Columns of `true_hits`.
 _TRACK, _PARENT, _PRIMARY, _PDG = 0, 1, 2, 3
@@ -40,16 +40,7 @@ def read_fasercal_npz(source: str | Path | Sequence[str | Path], on_bad: OnBad |
     return read_format(FASERCAL_NPZ, source, load_detector("fasercal"), on_bad)
 
 
-class _NpzFile:
-    def __init__(self, path: Path, name: str, spec: DetectorSpec) -> None:
-        self._path, self._spec = path, spec
-
-    def __len__(self) -> int:
-        return 1
-
-    def close(self) -> None:
-        """Nothing stays open between events."""
-
+class _NpzFile(SingleEventFile):
     def event(self, index: int) -> Event:
         try:
             with np.load(self._path, allow_pickle=False) as arrays:

@@ -11,7 +11,7 @@ from nufm_hub.detectors import DetectorSpec, load_detector
 
 from ..event import Event
 from ..voxelise import merge_voxels
-from .common import PARTICLE_CLASSES, Format, Hdf5File, OnBad, label_classes, one_hot, particle_class, read_format, to_classes
+from .common import PARTICLE_CLASSES, Format, Hdf5EventFile, OnBad, equal_length, label_classes, one_hot, particle_class, read_format, to_classes
 from .pilarnet_m import MOTIF_CLASSES
 
 _DATA, _GROUP, _PARTICLES = "Data/sparse3d_data_group", "Data/sparse3d_group_group", "Data/particle_mcst_group"
@@ -38,29 +38,15 @@ def read_pilarnet_larcv(
     return read_format(PILARNET_LARCV, source, load_detector(detector), on_bad)
 
 
-class _LarcvFile:
-    def __init__(self, path: Path, name: str, spec: DetectorSpec) -> None:
-        self._spec, self._branch = spec, spec.voxel_branches[0]
-        self._file = Hdf5File(path)
-        try:
-            extents = {}
-            for group, kind in ((_DATA, "voxel_extents"), (_GROUP, "voxel_extents"), (_PARTICLES, "extents")):
-                extents[f"{group}/{kind}"] = len(self._file.dataset(f"{group}/{kind}", ("first", "N")))
-            for group in (_DATA, _GROUP):
-                self._file.dataset(f"{group}/voxels", ("id", "value"))
-            self._particle_fields = self._file.dataset(f"{_PARTICLES}/particles", ("pdg", "shape")).dtype.names
-            if len(set(extents.values())) > 1:
-                raise ValueError(f"datasets differ in their number of events: {extents}")
-        except ValueError:
-            self._file.close()
-            raise
-        self._length = extents[f"{_DATA}/voxel_extents"]
-
-    def __len__(self) -> int:
-        return self._length
-
-    def close(self) -> None:
-        self._file.close()
+class _LarcvFile(Hdf5EventFile):
+    def _count(self) -> int:
+        extents = {}
+        for group, kind in ((_DATA, "voxel_extents"), (_GROUP, "voxel_extents"), (_PARTICLES, "extents")):
+            extents[f"{group}/{kind}"] = len(self._file.dataset(f"{group}/{kind}", ("first", "N")))
+        for group in (_DATA, _GROUP):
+            self._file.dataset(f"{group}/voxels", ("id", "value"))
+        self._particle_fields = self._file.dataset(f"{_PARTICLES}/particles", ("pdg", "shape")).dtype.names
+        return equal_length(extents)
 
     def _slice(self, extents: str, values: str, index: int) -> np.ndarray:
         extent = self._file.rows(extents, index)

@@ -11,7 +11,19 @@ from nufm_hub.detectors import DetectorSpec, load_detector
 
 from ..event import Event, Voxels
 from ..voxelise import merge_voxels
-from .common import PARTICLE_CLASS_PDG, PARTICLE_CLASSES, Format, Hdf5File, OnBad, label_classes, one_hot, read_format, reshape_rows, to_classes
+from .common import (
+    PARTICLE_CLASS_PDG,
+    PARTICLE_CLASSES,
+    Format,
+    Hdf5EventFile,
+    OnBad,
+    equal_length,
+    label_classes,
+    one_hot,
+    read_format,
+    reshape_rows,
+    to_classes,
+)
 
 VERSIONS = ("v1", "v2", "v3")
 MOTIF_CLASSES = ("shower", "track", "michel", "delta", "low_energy")
@@ -46,28 +58,15 @@ def read_pilarnet_m(
     return read_format(PILARNET_M, source, load_detector(detector), on_bad, version=version, threshold=threshold)
 
 
-class _PilarnetFile:
+class _PilarnetFile(Hdf5EventFile):
     def __init__(self, path: Path, name: str, spec: DetectorSpec, version: str | None = None, threshold: float = 0.0) -> None:
-        self._spec, self._branch, self._threshold = spec, spec.voxel_branches[0], threshold
-        self._file = Hdf5File(path)
-        try:
-            self.version = version or self._detect_version()
-            lengths = {name: len(self._file.dataset(name)) for name in self._datasets()}
-            if len(set(lengths.values())) > 1:
-                raise ValueError(f"datasets differ in their number of events: {lengths}")
-        except ValueError:
-            self._file.close()
-            raise
-        self._length = lengths["point"]
+        self.version, self._threshold = version, threshold
+        super().__init__(path, name, spec)
 
-    def __len__(self) -> int:
-        return self._length
-
-    def close(self) -> None:
-        self._file.close()
-
-    def _datasets(self) -> list[str]:
-        return ["point", "cluster"] + ["cluster_extra"] * (self.version != "v1")
+    def _count(self) -> int:
+        self.version = self.version or self._detect_version()
+        datasets = ["point", "cluster"] + ["cluster_extra"] * (self.version != "v1")
+        return equal_length({name: len(self._file.dataset(name)) for name in datasets})
 
     def _detect_version(self) -> str:
         if not self._file.has("cluster_extra"):

@@ -14,7 +14,7 @@ from nufm_hub.detectors import DetectorSpec, load_detector
 
 from ..event import Event
 from ..voxelise import voxelise
-from .common import Format, OnBad, label_classes, read_format, to_classes
+from .common import Format, OnBad, SingleEventFile, label_classes, read_format, to_classes
 
 CLASSES = ("proton", "pion", "muon", "electron")
 _MOMENTUM_UNITS = {"MeV": 1e-3, "GeV": 1.0}
@@ -56,15 +56,10 @@ def read_scintillator(
     return read_format(SCINTILLATOR, source, load_detector(detector), on_bad, momentum_unit=momentum_unit)
 
 
-class _PtFile:
+class _PtFile(SingleEventFile):
     def __init__(self, path: Path, name: str, spec: DetectorSpec, momentum_unit: str = "MeV") -> None:
-        self._path, self._spec, self._scale = path, spec, _MOMENTUM_UNITS[momentum_unit]
-
-    def __len__(self) -> int:
-        return 1
-
-    def close(self) -> None:
-        """Nothing stays open between events."""
+        super().__init__(path, name, spec)
+        self._scale = _MOMENTUM_UNITS[momentum_unit]
 
     def event(self, index: int) -> Event:
         data = _load(self._path)
