@@ -94,7 +94,7 @@ def test_particles_of_images_stay_together_and_in_order(tmp_path, same_event):
     assert not (tmp_path / "crops" / "validation").exists()
 
 
-def test_bad_settings_are_named(tmp_path):
+def test_bad_settings_are_named(tmp_path, printed):
     with pytest.raises(ValueError, match=r"no crop settings for 'fasercal'.*'pilarnet', 'superfgd'"):
         write_crops(sample_path("fasercal"), tmp_path / "crops")
     with pytest.raises(ValueError, match="colour"):
@@ -104,4 +104,4 @@ def test_bad_settings_are_named(tmp_path):
     (tmp_path / "crops").mkdir()
     result = CliRunner().invoke(app, ["crop", str(sample_path("superfgd")), str(tmp_path / "crops")])
     assert result.exit_code == 2
-    assert "exists already" in " ".join(result.output.replace("│", " ").split())
+    assert "exists already" in printed(result)

@@ -61,7 +61,7 @@ def command(tmp_path):
     ]
 
 
-def test_from_images_to_figures(command, tmp_path, monkeypatch):
+def test_from_images_to_figures(command, tmp_path, monkeypatch, printed):
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.output
     assert "4 of 4 trials, 4 of 4 runs" in result.output
@@ -101,14 +101,14 @@ def test_from_images_to_figures(command, tmp_path, monkeypatch):
     plan(tmp_path, fractions=[0.4, 0.3, 0.3])
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 2
-    assert "made with other fractions" in " ".join(result.output.replace("│", " ").split())
+    assert "made with other fractions" in printed(result)
 
     # Events of the same name that come from another simulation are other events.
     plan(tmp_path)
     (events_of(command) / "provenance.json").write_text(json.dumps({"simulation": "chamber", "seed": 2}))
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 2
-    assert "made with other events" in " ".join(result.output.replace("│", " ").split())
+    assert "made with other events" in printed(result)
 
 
 def events_of(command: list[str]) -> Path:
@@ -138,10 +138,10 @@ def test_trainings_without_a_look_at_the_validation_loss(command, tmp_path):
     assert not (tmp_path / "results" / "transfer-chamber-loss.png").exists()
 
 
-def test_nothing_to_summarise(command, tmp_path):
+def test_nothing_to_summarise(command, tmp_path, printed):
     result = CliRunner().invoke(app, [*command, "--summarise"])
     assert result.exit_code == 2
-    assert "holds nothing that could be summarised" in " ".join(result.output.replace("│", " ").split())
+    assert "holds nothing that could be summarised" in printed(result)
     assert not (tmp_path / "runs").exists()
 
 
@@ -155,10 +155,10 @@ def test_nothing_to_summarise(command, tmp_path):
         (["--events", "nowhere"], "nowhere matches no parquet file"),
     ],
 )
-def test_bad_input_is_named_before_anything_is_trained(options, message, command, tmp_path):
+def test_bad_input_is_named_before_anything_is_trained(options, message, command, tmp_path, printed):
     result = CliRunner().invoke(app, [*command, *options])
     assert result.exit_code == 2
-    assert message in " ".join(result.output.replace("│", " ").split())
+    assert message in printed(result)
     assert not list((tmp_path / "runs").glob("study/*"))
 
 
@@ -214,15 +214,15 @@ def test_seeds_outside_the_interval_of_the_reference_by_hand():
     assert (calibration["better"], calibration["worse"]) == (0, 1)
 
 
-def test_crosstalk_without_models(tmp_path):
+def test_crosstalk_without_models(tmp_path, printed):
     result = CliRunner().invoke(app, ["study", "crosstalk", "--models", str(tmp_path), "--out", str(tmp_path / "out")])
     assert result.exit_code == 2
-    assert "no finished models: run nufm study transfer superfgd first" in " ".join(result.output.replace("│", " ").split())
+    assert "no finished models: run nufm study transfer superfgd first" in printed(result)
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow
-def test_crosstalk_of_simulated_particles(tmp_path):
+def test_crosstalk_of_simulated_particles(tmp_path, printed):
     def invoke(*options):
         result = CliRunner().invoke(app, list(options))
         assert result.exit_code == 0, result.output
@@ -255,4 +255,4 @@ def test_crosstalk_of_simulated_particles(tmp_path):
     assert sum(len(b.voxels["cubes"]) for _, b in pairs) > 1.5 * sum(len(a.voxels["cubes"]) for a, _ in pairs)
     result = CliRunner().invoke(app, [*command, "--labels", "7", *places])
     assert result.exit_code == 2
-    assert f"no finished models with [7] labels, only with [5, {most}]" in " ".join(result.output.replace("│", " ").split())
+    assert f"no finished models with [7] labels, only with [5, {most}]" in printed(result)
