@@ -118,7 +118,9 @@ def depthwise_convolution(
     kernel = Kernel.submanifold(kernel)
     level.check(features)
     _check_weight(weight, (kernel.volume, features.shape[1]), bias)
-    out = get_backend(backend).convolve_depthwise(features, weight.to(features.dtype), level, kernel)
+    weight = weight.to(features.dtype)
+    compute = get_backend(backend).convolve_depthwise
+    out = compute(features, weight, level, kernel) if len(level) else features * weight.sum(0)  # libraries fail on no voxel
     return out if bias is None else out + bias.to(out.dtype)
 
 
@@ -128,7 +130,9 @@ def _convolution(
     """Features are those of `source`; `level` is the finer one of the two."""
     source.check(features)
     _check_weight(weight, (kernel.volume, features.shape[1], weight.shape[-1]), bias)
-    out = get_backend(backend).convolve(features, weight.to(features.dtype), level, kernel, transposed)
+    weight = weight.to(features.dtype)
+    compute = get_backend(backend).convolve
+    out = compute(features, weight, level, kernel, transposed) if len(level) else features @ weight.sum(0)
     return out if bias is None else out + bias.to(out.dtype)
 
 

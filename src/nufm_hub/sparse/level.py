@@ -33,6 +33,7 @@ class SparseLevel:
         coordinates: int64 (N, 3) of the rows.
         event: int64 (N,) of the rows, non-decreasing.
         num_events: number of events.
+        shape: one more than the largest coordinate along x, y and z.
         row: int64 (V,), the row of each voxel that came in.
 
     Raises:
@@ -44,8 +45,8 @@ class SparseLevel:
         _check_voxels(coordinates, event, num_events)
         self.num_events = num_events
         last = coordinates.amax(0).tolist() if len(coordinates) else [0, 0, 0]
-        self._shape: Triple = (last[0] + 1, last[1] + 1, last[2] + 1)
-        grid = KeyGrid(self._shape, num_events)
+        self.shape: Triple = (last[0] + 1, last[1] + 1, last[2] + 1)
+        grid = KeyGrid(self.shape, num_events)
         keys, self.row = torch.unique(grid.keys(coordinates.long(), event.long()), return_inverse=True)
         self.coordinates, self.event = grid.places(keys)
         self._cache: dict[Hashable, object] = {}
@@ -54,7 +55,7 @@ class SparseLevel:
         return self.event.shape[0]
 
     def __repr__(self) -> str:
-        return f"SparseLevel({len(self)} voxels of {self.num_events} events, up to {self._shape})"
+        return f"SparseLevel({len(self)} voxels of {self.num_events} events, up to {self.shape})"
 
     @cached_property
     def counts(self) -> Tensor:
@@ -90,7 +91,7 @@ class SparseLevel:
 
     def keys(self, gap: Triple) -> tuple[KeyGrid, Tensor]:
         """Ascending keys int64 (N,) of the rows, on a grid with a gap of this many voxels behind each line, plane and event."""
-        x, y, z = (n + g for n, g in zip(self._shape, gap))
+        x, y, z = (n + g for n, g in zip(self.shape, gap))
         grid = KeyGrid((x, y, z), self.num_events)
         return grid, grid.keys(self.coordinates, self.event)
 
