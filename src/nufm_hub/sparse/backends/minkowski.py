@@ -18,8 +18,8 @@ from ..neighbours import Kernel
 
 collections.Sequence = collections.abc.Sequence  # type: ignore[attr-defined]  # 0.5.4 imports it from where it was until Python 3.9
 
-import MinkowskiEngine as ME  # noqa: E402, N817
-from MinkowskiEngine.MinkowskiConvolution import ConvolutionMode, MinkowskiConvolutionFunction, MinkowskiConvolutionTransposeFunction  # noqa: E402
+import MinkowskiEngine as ME  # noqa: E402
+from MinkowskiEngineBackend._C import ConvolutionMode  # noqa: E402
 
 
 class _Maps(NamedTuple):
@@ -36,7 +36,7 @@ def convolve(features: Tensor, weight: Tensor, level: SparseLevel, kernel: Kerne
     maps = _maps(level, kernel)
     sides = [1, 0] if transposed else [0, 1]
     source, target = (maps.keys[side] for side in sides)
-    function = MinkowskiConvolutionTransposeFunction if transposed else MinkowskiConvolutionFunction
+    function = ME.MinkowskiConvolutionTransposeFunction if transposed else ME.MinkowskiConvolutionFunction
     inputs, theirs = features.index_select(0, maps.rows[sides[0]]), _x_fastest(weight, kernel)
     out = function.apply(inputs, theirs, maps.generator, ConvolutionMode.DEFAULT, source, target, maps.manager)
     return _in_our_order(out, maps.rows[sides[1]])
@@ -67,8 +67,8 @@ def _make_maps(level: SparseLevel, kernel: Kernel) -> _Maps:
     shift = torch.tensor([p - n // 2 * (n % 2) for p, n in zip(kernel.padding, kernel.size)], device=device)
     cells = level if kernel.is_submanifold else level.coarser(kernel.stride)
     corners = cells.coordinates * torch.tensor(kernel.stride, device=device)
-    sides = [_insert(manager, level.event, level.coordinates + shift, (1, 1, 1), "voxels"), _insert(manager, cells.event, corners, kernel.stride, "cells")]
-    keys, rows = zip(*sides)
+    voxels = _insert(manager, level.event, level.coordinates + shift, (1, 1, 1), "voxels")
+    keys, rows = zip(voxels, _insert(manager, cells.event, corners, kernel.stride, "cells"))
     return _Maps(manager, ME.KernelGenerator(kernel.size, kernel.stride, dimension=3), keys, rows)
 
 

@@ -1,0 +1,323 @@
+"""How fast the sparse operations are on one thread of this machine, beside MinkowskiEngine and spconv where they are installed.
+
+    OMP_NUM_THREADS=1 python benchmarks/sparse.py --json benchmarks/sparse.json --page docs/sparse.md
+
+Times are CPU time of the process, the smallest of several rounds; the competitors of a row take turns. The rate of matrix products in the
+same run tells machines apart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import re
+import time
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nufm_hub.sparse import (
+    CurveWindows,
+    EventGRN,
+    EventLayerNorm,
+    Kernel,
+    SparseLevel,
+    depthwise_convolution,
+    pool,
+    strided_convolution,
+    submanifold_convolution,
+    transposed_convolution,
+    unpool,
+    windowed_attention,
+)
+from nufm_hub.sparse.backends import get_backend
+from nufm_hub.sparse.neighbours import neighbour_pairs
+
+GRID = (48, 48, 200)
+RIVALS = {"spconv": "spconv", "minkowski": "MinkowskiEngine"}  # backend -> distribution
+START, END = "<!-- benchmark: written by benchmarks/sparse.py -->\n", "<!-- end of benchmark -->\n"
+
+
+def tracks(voxels: int, seed: int = 0) -> Tensor:
+    """Distinct voxels (voxels, 3) of straight tracks from one vertex, whose width grows along the way, in a calorimeter of 48 x 48 x 200."""
+    generator = np.random.default_rng(seed)
+    shape, found = np.array(GRID), np.empty((0, 3), dtype=np.int64)
+    depth = np.arange(0, GRID[2], 0.5)[:, None]
+    while len(found) < voxels:
+        direction = np.append(generator.normal(0, 0.12, 2), 1.0)
+        vertex = shape * [0.5, 0.5, 0.05] + generator.normal(0, 2, 3)
+        width = 0.36 + depth / 100
+        points = np.floor(vertex + depth * direction + generator.normal(size=(len(depth), 3)) * width).astype(np.int64)
+        new = np.concatenate([found, points[((points >= 0) & (points < shape)).all(axis=1)]])
+        found = new[np.sort(np.unique(new, axis=0, return_index=True)[1])]
+    return torch.from_numpy(found[:voxels])
+
+
+def cpu_ms(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """Smallest CPU time of the process for each call, in ms; the calls take turns."""
+    best = dict.fromkeys(calls, float("inf"))
+    for _ in range(rounds + 1):  # the first round makes tables and warms up; it cannot be the smallest
+        for name, call in calls.items():
+            begin = time.process_time()
+            call()
+            best[name] = min(best[name], 1e3 * (time.process_time() - begin))
+    return best
+
+
+def with_gradients(call: Callable[..., Tensor], *inputs: Tensor) -> Callable[[], None]:
+    """A forward and backward pass with gradients of all inputs."""
+    leaves = [x.detach().requires_grad_() for x in inputs]
+    cotangent = torch.ones_like(call(*inputs))
+
+    def run() -> None:
+        torch.autograd.grad(call(*leaves), leaves, cotangent)
+
+    return run
+
+
+def installed(backend: str) -> bool:
+    try:
+        get_backend(backend)
+    except ImportError:
+        return False
+    return True
+
+
+def spconv_layer(features: Tensor, weight: Tensor, level: SparseLevel) -> tuple[Callable[[], Tensor], Callable[[], Tensor]]:
+    """spconv's own submanifold layer on its own tensors: with its pairs kept, and made anew."""
+    import spconv.pytorch as spconv
+
+    layer = spconv.SubMConv3d(*weight.shape[1:], 3, bias=False, algo=spconv.ConvAlgo.Native, indice_key="pairs")
+    layer.weight.data = weight.view(3, 3, 3, *weight.shape[1:]).permute(4, 0, 1, 2, 3).contiguous()
+    indices = torch.cat([level.event[:, None], level.coordinates], dim=1).int()
+
+    @torch.no_grad()
+    def run(pairs: dict) -> spconv.SparseConvTensor:
+        voxels = spconv.SparseConvTensor(features, indices, list(level.shape), level.num_events)
+        voxels.indice_dict = dict(pairs)
+        return layer(voxels)
+
+    pairs = run({}).indice_dict
+    return lambda: run(pairs).features, lambda: run({}).features
+
+
+def minkowski_layer(features: Tensor, weight: Tensor, level: SparseLevel) -> tuple[Callable[[Tensor, Tensor], Tensor], Tensor]:
+    """MinkowskiEngine's own layer on its own tensors, pairs kept, as a function of features and weight; and our weight in its layout."""
+    engine = get_backend("minkowski").ME
+    size = round(len(weight) ** (1 / 3))
+    kind = engine.MinkowskiConvolution if weight.dim() == 3 else engine.MinkowskiChannelwiseConvolution
+    layer = kind(*weight.shape[1:], kernel_size=size, dimension=3)
+    voxels = engine.SparseTensor(features, torch.cat([level.event[:, None], level.coordinates], dim=1).int())
+    maps = {"coordinate_map_key": voxels.coordinate_map_key, "coordinate_manager": voxels.coordinate_manager}
+
+    def run(x: Tensor, w: Tensor) -> Tensor:
+        return torch.func.functional_call(layer, {"kernel": w}, (engine.SparseTensor(x, **maps),)).F
+
+    return run, weight.view(size, size, size, *weight.shape[1:]).transpose(0, 2).reshape(weight.shape)
+
+
+class Benchmark:
+    """Rows of the table, measured on `voxels` voxels of tracks."""
+
+    def __init__(self, voxels: int, rounds: int):
+        self.voxels, self.rounds = voxels, rounds
+        self.coordinates = tracks(voxels)
+        self.rows: list[dict] = []
+        self.rivals = [name for name in RIVALS if installed(name)]
+        self.generator = torch.Generator().manual_seed(0)
+
+    def random(self, *shape: int) -> Tensor:
+        return torch.randn(*shape, generator=self.generator)
+
+    def level(self, voxels: int | None = None) -> SparseLevel:
+        """A fresh level, with no tables yet, of the voxels."""
+        coordinates = self.coordinates if voxels is None else tracks(voxels)
+        return SparseLevel(coordinates, torch.zeros(len(coordinates), dtype=torch.long), 1)
+
+    def time(self, name: str, **calls: Callable[[], object]) -> None:
+        """One row: a column for each call."""
+        self.rows.append({"operation": name, **cpu_ms(calls, self.rounds)})
+
+    def tables(self) -> None:
+        level = self.level()
+        self.time("level from coordinates", forward=self.level)
+        for size in (3, 7):
+            kernel = Kernel.submanifold(size)
+            pairs = len(level.pairs(kernel)) / len(level)
+            self.time(f"pairs {size}x{size}x{size}, {pairs:.1f} a voxel", forward=lambda kernel=kernel: neighbour_pairs(level, kernel))
+        self.time("coarser level 2x2x2 and its pairs, level included", forward=lambda: self.level().pairs(Kernel.strided(2)))
+        for curve in ("hilbert", "morton"):
+            self.time(f"order along {curve}, depth 10, level included", forward=lambda curve=curve: self.level().order(curve, 10))
+
+    def convolutions(self) -> None:
+        level = self.level()
+        x, weight = self.random(len(level), 48), self.random(27, 48, 48) / 36
+        self.compare("submanifold 3x3x3, 48 to 48", submanifold_convolution, x, weight, level, tuple(RIVALS))
+        x = self.random(len(level), 32)
+        for size in (3, 7):
+            convolve = lambda x, w, level, size=size, **options: depthwise_convolution(x, w, level, size, **options)  # noqa: E731
+            self.compare(f"depth-wise {size}x{size}x{size}, 32", convolve, x, self.random(size**3, 32) / size**1.5, level, ("minkowski",))
+        weight = self.random(8, 48, 96) / 20
+        self.through_backends("strided 2x2x2, 48 to 96", strided_convolution, self.random(len(level), 48), weight, level)
+        cells = self.random(len(level.coarser(2)), 96)
+        self.through_backends("transposed 2x2x2, 96 to 48", transposed_convolution, cells, weight.transpose(1, 2).contiguous(), level)
+
+    def compare(self, name: str, call: Callable[..., Tensor], x: Tensor, weight: Tensor, level: SparseLevel, rivals: tuple[str, ...]) -> None:
+        """Our function beside the libraries' own layers, all with their tables kept."""
+        ours = lambda x, w: call(x, w, level)  # noqa: E731
+        want = ours(x, weight)
+        calls, difference = {"forward": no_grad(ours, x, weight), "both": with_gradients(ours, x, weight)}, {}
+        if "spconv" in rivals and "spconv" in self.rivals:
+            calls["spconv forward"], calls["spconv forward with tables"] = spconv_layer(x, weight, level)
+            calls["forward with tables"] = no_grad(lambda x, w: call(x, w, self.level()), x, weight)
+            difference["spconv"] = float((calls["spconv forward"]() - want).abs().max())
+        if "minkowski" in rivals and "minkowski" in self.rivals:
+            layer, theirs = minkowski_layer(x, weight, level)
+            calls["minkowski forward"], calls["minkowski both"] = no_grad(layer, x, theirs), with_gradients(layer, x, theirs)
+            difference["minkowski"] = float((calls["minkowski forward"]() - want).abs().max())
+        self.rows.append({"operation": name, **cpu_ms(calls, self.rounds), "largest difference": difference})
+
+    def through_backends(self, name: str, call: Callable[..., Tensor], x: Tensor, weight: Tensor, level: SparseLevel) -> None:
+        """Our function, and the same function through the backends."""
+        calls, difference = {}, {}
+        want = call(x, weight, level)
+        for backend in ("torch", *self.rivals):
+            convolve = lambda x, w, backend=backend: call(x, w, level, backend=backend)  # noqa: E731
+            prefix = "" if backend == "torch" else f"{backend} "
+            calls[f"{prefix}forward"] = no_grad(convolve, x, weight)
+            if backend != "spconv":
+                calls[f"{prefix}both"] = with_gradients(convolve, x, weight)
+            if backend != "torch":
+                difference[backend] = float((calls[f"{prefix}forward"]() - want).abs().max())
+        self.rows.append({"operation": name, **cpu_ms(calls, self.rounds), "largest difference": difference})
+
+    def others(self) -> None:
+        level = self.level()
+        x, coarse, grn, norm = self.random(len(level), 64), level.coarser(2), EventGRN(128), EventLayerNorm(128)
+        steps: dict[str, tuple[Callable[..., Tensor], Tensor]] = {
+            "maximum over 2x2x2, 64": (lambda x: pool(x, level, 2, "max"), x),
+            "back from 2x2x2, 64": (lambda x: unpool(x, level, 2), self.random(len(coarse), 64)),
+            "EventGRN, 128": (lambda x: grn(x, level), self.random(len(level), 128)),
+            "EventLayerNorm, 128": (lambda x: norm(x, level), self.random(len(level), 128)),
+        }
+        for size in (64, 256):
+            windows = CurveWindows(level, "hilbert", 10, size)
+            attention = lambda x, windows=windows: windowed_attention(x, windows, 4)  # noqa: E731
+            steps[f"attention in windows of {size}, 64"] = (attention, self.random(len(level), 192))
+        for name, (call, inputs) in steps.items():
+            self.time(name, forward=no_grad(call, inputs), both=with_gradients(call, inputs))
+
+    def growth(self) -> None:
+        """The submanifold convolution on more voxels: the time goes with the pairs."""
+        for voxels in (self.voxels // 4, self.voxels * 3):
+            level = self.level(voxels)
+            x, weight = self.random(voxels, 48), self.random(27, 48, 48) / 36
+            call = lambda x, w, level=level: submanifold_convolution(x, w, level)  # noqa: E731
+            pairs = len(level.pairs(Kernel.submanifold(3))) / voxels
+            name = f"submanifold 3x3x3, 48 to 48, {voxels:,} voxels ({pairs:.1f} pairs a voxel)"
+            self.time(name, forward=no_grad(call, x, weight), both=with_gradients(call, x, weight))
+
+
+def no_grad(call: Callable[..., Tensor], *inputs: Tensor) -> Callable[[], Tensor]:
+    @torch.no_grad()
+    def run() -> Tensor:
+        return call(*inputs)
+
+    return run
+
+
+def gemm_rates(voxels: int, rounds: int) -> dict[str, float]:
+    """GFLOP/s of a product as the convolution has it, and of a large one."""
+    a, b, square = torch.randn(voxels, 48), torch.randn(48, 48), torch.randn(1024, 1024)
+    ms = cpu_ms({"tall": lambda: a @ b, "square": lambda: square @ square}, rounds * 4)
+    return {f"{voxels} x 48 by 48 x 48": 2e-6 * voxels * 48 * 48 / ms["tall"], "1024 x 1024 by 1024 x 1024": 2e-6 * 1024**3 / ms["square"]}
+
+
+def measure(voxels: int = 20_000, rounds: int = 15) -> dict:
+    """The whole benchmark: where it ran, and its rows; times in ms."""
+    torch.manual_seed(0)
+    benchmark = Benchmark(voxels, rounds)
+    before = gemm_rates(voxels, rounds)
+    benchmark.tables()
+    benchmark.convolutions()
+    benchmark.others()
+    benchmark.growth()
+    after = gemm_rates(voxels, rounds)
+    return {
+        "voxels": voxels,
+        "threads": torch.get_num_threads(),
+        "processor": processor(),
+        "versions": versions(),
+        "gflops": {name: max(rate, after[name]) for name, rate in before.items()},
+        "rows": benchmark.rows,
+    }
+
+
+def versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in ("torch", "numpy", *RIVALS.values()):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def table(result: dict) -> str:
+    """The rows as Markdown."""
+    columns = {"forward": "forward", "both": "and backward", "forward with tables": "forward, tables made anew"}
+    columns |= {f"{name} {column}": f"{library} {columns[column]}" for name, library in RIVALS.items() for column in list(columns)[:3]}
+    shown = [column for column in columns if any(column in row for row in result["rows"])]
+    lines = [f"| operation | {' | '.join(columns[column] for column in shown)} |", f"|---|{'---:|' * len(shown)}"]
+    for row in result["rows"]:
+        lines.append(f"| {row['operation']} | {' | '.join(f'{row[c]:.1f}' if c in row else '' for c in shown)} |")
+    differences = [f"{d:.0e} ({RIVALS[name]}, {row['operation']})" for row in result["rows"] for name, d in row.get("largest difference", {}).items()]
+    rates = ", ".join(f"{rate:.0f} GFLOP/s ({name})" for name, rate in result["gflops"].items())
+    where = ", ".join(f"{name} {number}" for name, number in result["versions"].items())
+    lines += ["", f"{result['processor']}, {result['threads']} thread, {where}. Matrix products in the same run: {rates}."]
+    if differences:
+        lines += ["", f"Largest differences from the libraries, in float32, where outputs are of size 1: {'; '.join(differences)}."]
+    return "\n".join(lines) + "\n"
+
+
+def write_page(page: Path, result: dict) -> None:
+    """Put the table between the two marks of a page.
+
+    Raises:
+        ValueError: a page without the marks.
+    """
+    text = page.read_text(encoding="utf-8")
+    if not re.search(re.escape(START) + ".*" + re.escape(END), text, re.DOTALL):
+        raise ValueError(f"{page} has no lines {START!r} and {END!r} for the table to stand between")
+    head, rest = text.split(START)
+    page.write_text(head + START + table(result) + END + rest.split(END)[1], encoding="utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--voxels", type=int, default=20_000)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--json", type=Path, help="write the figures here")
+    parser.add_argument("--page", type=Path, help="write the table into this page, between its marks")
+    arguments = parser.parse_args()
+    result = measure(arguments.voxels, arguments.rounds)
+    print(table(result))
+    if arguments.json is not None:
+        arguments.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    if arguments.page is not None:
+        write_page(arguments.page, result)
+
+
+if __name__ == "__main__":
+    main()
