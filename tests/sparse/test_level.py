@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from nufm_hub.sparse import Kernel, KeyGrid, SparseLevel, pool, unpool
+from nufm_hub.sparse import Kernel, KeyGrid, SparseLevel, depthwise_convolution, pool, submanifold_convolution, unpool
 
 
 def test_rows_are_sorted_and_lead_back(make_voxels):
@@ -145,3 +145,27 @@ def test_more_events_than_an_order_has_room_for():
     assert level.order("morton", 19).tolist() == [0]
     with pytest.raises(ValueError, match="9 events at depth 20 have no room"):
         level.order("morton", 20)
+
+
+def test_blocks_hold_every_pair_once(make_level, monkeypatch):
+    monkeypatch.setattr("nufm_hub.sparse.neighbours.BLOCK", 16)
+    level = make_level((4, 5, 6), 90)
+    for pairs in (level.pairs(Kernel.submanifold(3)), level.pairs(Kernel.strided(3, 2, 1)), level.pairs(Kernel.strided(3, 2, 1)).reversed):
+        want = [(k, int(s), int(t)) for k in range(27) if k != pairs.centre for s, t in zip(pairs.source[k], pairs.target[k])]
+        blocks = [(k, s, t) for k, source, target in pairs.blocks for s, t in zip(source.tolist(), target.tolist())]
+        assert sorted(blocks) == sorted(want)
+        assert all(int(target[-1]) - int(target[0]) < 16 for _, _, target in pairs.blocks)
+        assert len(pairs.blocks) > 27
+
+
+def test_results_do_not_depend_on_the_blocks(make_voxels, monkeypatch):
+    x, weight = torch.randn(200, 3, dtype=torch.double, requires_grad=True), torch.randn(27, 3, 4, dtype=torch.double, requires_grad=True)
+    depthwise = torch.randn(27, 4, dtype=torch.double, requires_grad=True)
+    results = []
+    for block in (16, 16_384):
+        monkeypatch.setattr("nufm_hub.sparse.neighbours.BLOCK", block)
+        level = SparseLevel(*make_voxels((5, 6, 7), 200), 3)
+        out = depthwise_convolution(submanifold_convolution(x, weight, level), depthwise, level)
+        results.append([out, *torch.autograd.grad(out.square().sum(), (x, weight, depthwise))])
+    for a, b in zip(*results):
+        torch.testing.assert_close(a, b, atol=1e-10, rtol=1e-12)

@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from .level import SparseLevel
 
 MAX_KERNEL = 7
+BLOCK = 16_384  # rows
 
 
 @dataclass(frozen=True)
@@ -75,11 +77,11 @@ class Kernel:
 
 @dataclass(frozen=True)
 class KernelPairs:
-    """Pairs of rows (read, written) at each of the K places of a kernel. At one place no row is written twice.
+    """Pairs of rows (read, written) at each of the K places of a kernel. At one place the rows ascend, and none comes twice.
 
     Attributes:
         source, target: K tensors, int64 (pairs of the place,) each.
-        num_targets: rows that are written.
+        num_sources, num_targets: rows that there are to read and to write.
         centre: the place where every row meets itself; None unless the kernel is a submanifold one.
     """
 
@@ -93,14 +95,27 @@ class KernelPairs:
         """Pairs in all."""
         return sum(map(len, self.source))
 
+    @cached_property
     def reversed(self) -> KernelPairs:
         """The pairs of the transposed operation, and of the gradient with respect to the input."""
         return KernelPairs(self.target, self.source, self.num_targets, self.num_sources, self.centre)
 
-    def off_centre(self) -> list[tuple[int, Tensor, Tensor]]:
-        """(place, source, target) of the places that have pairs, the centre left out: there the rows are all rows, in order."""
-        places = enumerate(zip(self.source, self.target))
-        return [(k, source, target) for k, (source, target) in places if k != self.centre and len(source)]
+    @cached_property
+    def blocks(self) -> list[tuple[int, Tensor, Tensor]]:
+        """(place, source, target) of all pairs but those of the centre, which are all rows in order; none empty.
+
+        Rows that are written come in blocks, all places of a block one after the other: then what is read and written stays in the caches
+        of a processor, which makes large levels up to two times faster.
+        """
+        number = -(-self.num_targets // BLOCK)
+        edges = torch.tensor([self.num_targets * i // number for i in range(number + 1)] if number else [0])
+        cuts = [torch.searchsorted(target, edges.to(target.device)).tolist() for target in self.target]
+        return [
+            (place, self.source[place][cut[block] : cut[block + 1]], self.target[place][cut[block] : cut[block + 1]])
+            for block in range(number)
+            for place, cut in enumerate(cuts)
+            if place != self.centre and cut[block] < cut[block + 1]
+        ]
 
 
 def neighbour_pairs(level: SparseLevel, kernel: Kernel) -> KernelPairs:

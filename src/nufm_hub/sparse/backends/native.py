@@ -1,6 +1,7 @@
 """Sparse convolution in plain PyTorch: gather, multiply, add, one place of the kernel after the other, with gradients written by hand.
 
-Temporary memory is that of one place, not of all pairs. A row is written once a place, so sums come in the same order on any device.
+Temporary memory is that of one place and block of rows, not of all pairs. At one place no row is written twice, so the order of the sums,
+and with it the result, is the same in every run, on a GPU too.
 Computed in the dtype of the features, whatever autocast says.
 """
 
@@ -17,7 +18,7 @@ from ..neighbours import Kernel, KernelPairs
 def convolve(features: Tensor, weight: Tensor, level: SparseLevel, kernel: Kernel, transposed: bool) -> Tensor:
     """See `Backend.convolve`."""
     pairs = level.pairs(kernel)
-    return _Convolution.apply(features, weight, pairs.reversed() if transposed else pairs)
+    return _Convolution.apply(features, weight, pairs.reversed if transposed else pairs)
 
 
 def convolve_depthwise(features: Tensor, weight: Tensor, level: SparseLevel, kernel: Kernel) -> Tensor:
@@ -38,7 +39,7 @@ class _Convolution(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         features, weight = ctx.saved_tensors
-        of_features = _convolved(gradient, weight.transpose(1, 2), ctx.pairs.reversed()) if ctx.needs_input_grad[0] else None
+        of_features = _convolved(gradient, weight.transpose(1, 2), ctx.pairs.reversed) if ctx.needs_input_grad[0] else None
         of_weight = _weight_gradient(features, gradient, weight, ctx.pairs) if ctx.needs_input_grad[1] else None
         return of_features, of_weight, None
 
@@ -46,7 +47,7 @@ class _Convolution(torch.autograd.Function):
 def _convolved(features: Tensor, weight: Tensor, pairs: KernelPairs) -> Tensor:
     with torch.autocast(features.device.type, enabled=False):
         out = features.new_zeros(pairs.num_targets, weight.shape[2]) if pairs.centre is None else features @ weight[pairs.centre]
-        for place, source, target in pairs.off_centre():
+        for place, source, target in pairs.blocks:
             out.index_add_(0, target, features.index_select(0, source) @ weight[place])
         return out
 
@@ -56,8 +57,8 @@ def _weight_gradient(features: Tensor, gradient: Tensor, weight: Tensor, pairs: 
         out = torch.zeros_like(weight)
         if pairs.centre is not None:
             out[pairs.centre] = features.T @ gradient
-        for place, source, target in pairs.off_centre():
-            torch.mm(features.index_select(0, source).T, gradient.index_select(0, target), out=out[place])
+        for place, source, target in pairs.blocks:
+            out[place].addmm_(features.index_select(0, source).T, gradient.index_select(0, target))
         return out
 
 
@@ -74,14 +75,14 @@ class _DepthwiseConvolution(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         features, weight = ctx.saved_tensors
-        of_features = _convolved_depthwise(gradient, weight, ctx.pairs.reversed()) if ctx.needs_input_grad[0] else None
+        of_features = _convolved_depthwise(gradient, weight, ctx.pairs.reversed) if ctx.needs_input_grad[0] else None
         of_weight = _depthwise_weight_gradient(features, gradient, weight, ctx.pairs) if ctx.needs_input_grad[1] else None
         return of_features, of_weight, None
 
 
 def _convolved_depthwise(features: Tensor, weight: Tensor, pairs: KernelPairs) -> Tensor:
     out = features * weight[pairs.centre]
-    for place, source, target in pairs.off_centre():
+    for place, source, target in pairs.blocks:
         out.index_add_(0, target, features.index_select(0, source).mul_(weight[place]))
     return out
 
@@ -89,6 +90,6 @@ def _convolved_depthwise(features: Tensor, weight: Tensor, pairs: KernelPairs) -
 def _depthwise_weight_gradient(features: Tensor, gradient: Tensor, weight: Tensor, pairs: KernelPairs) -> Tensor:
     out = torch.zeros_like(weight)
     out[pairs.centre] = (features * gradient).sum(0)
-    for place, source, target in pairs.off_centre():
-        out[place] = features.index_select(0, source).mul_(gradient.index_select(0, target)).sum(0)
+    for place, source, target in pairs.blocks:
+        out[place] += features.index_select(0, source).mul_(gradient.index_select(0, target)).sum(0)
     return out
