@@ -3,6 +3,8 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from nufm_hub.detectors import VoxelBranch
 from nufm_hub.models.nufm.patch_embedding import NuFMPatchEmbedding, choose_kernels, patchify
@@ -146,6 +148,38 @@ def test_offset_is_row_major_in_the_patch():
 )
 def test_kernels_of_two_convolutions(patch, first, second):
     assert choose_kernels(patch) == (first, second)
+
+
+class LargestTensor(TorchDispatchMode):
+    """Bytes of the largest tensor that any operation gives."""
+
+    bytes = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        sizes = [t.numel() * t.element_size() for t in tree_leaves(out) if isinstance(t, torch.Tensor)]
+        self.bytes = max(self.bytes, *sizes, 0)
+        return out
+
+
+def test_memory_follows_the_voxels_and_not_the_grid():
+    branch, count, batch = VoxelBranch("b", (768, 768, 768), (1, 1, 1), (0, 0, 0), (4, 4, 4), (8, 8, 8)), 16_000, 16
+    generator = torch.Generator().manual_seed(0)
+    coordinates = torch.randint(0, 768, (count, 3), generator=generator)
+    event = torch.randint(0, batch, (count,), generator=generator)
+    embed = NuFMPatchEmbedding(branch, 16, 1e-6)
+    with LargestTensor() as largest:
+        patches = patchify(coordinates, event, torch.ones(count, 1), torch.arange(count), branch, batch)
+        embed(patches)
+    assert len(patches) > 0.99 * count
+    # the patches' cells, 64 float32 each; a table of all patches of the batch has 906 MB
+    assert count * 4 * 64 * 0.99 < largest.bytes <= count * 4 * 64
+
+
+def test_rejects_events_outside_the_batch():
+    branch = CASES["one convolution"]
+    with pytest.raises(ValueError, match="events from 1 to 1 leave the batch of 1"):
+        patchify(torch.tensor([[1, 0, 0]]), torch.tensor([1]), torch.ones(1, 1), torch.tensor([0]), branch, 1)
 
 
 def test_rejects_voxels_outside_the_grid():

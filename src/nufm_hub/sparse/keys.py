@@ -67,3 +67,12 @@ class KeyGrid:
         rest, y = rest // self.pitch[1], rest % self.pitch[1]
         return torch.stack([rest % self.pitch[0], y, z], dim=1), rest // self.pitch[0]
 
+
+def distinct(keys: Tensor) -> tuple[Tensor, Tensor]:
+    """Distinct keys in ascending order, int64 (M,), and the row among them of each key, int64 (N,).
+
+    Neighbours in a list of voxels often share a key, so runs of equal keys are taken together before the rest is sorted.
+    """
+    runs, run = torch.unique_consecutive(keys, return_inverse=True)
+    found, row = torch.unique(runs, return_inverse=True)
+    return found, row.index_select(0, run)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .curves import CURVES
-from .keys import MAX_KEY, KeyGrid, Triple, triple
+from .keys import MAX_KEY, KeyGrid, Triple, distinct, triple
 from .neighbours import Kernel, KernelPairs, neighbour_pairs
 from .pooling import merge_rows
 
@@ -47,7 +47,7 @@ class SparseLevel:
         last = coordinates.amax(0).tolist() if len(coordinates) else [0, 0, 0]
         self.shape: Triple = (last[0] + 1, last[1] + 1, last[2] + 1)
         grid = KeyGrid(self.shape, num_events)
-        keys, self.row = torch.unique(grid.keys(coordinates.long(), event.long()), return_inverse=True)
+        keys, self.row = distinct(grid.keys(coordinates.long(), event.long()))
         self.coordinates, self.event = grid.places(keys)
         self._cache: dict[Hashable, object] = {}
 

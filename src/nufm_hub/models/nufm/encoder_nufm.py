@@ -22,7 +22,8 @@ class Tokens:
     Attributes:
         values: (T, hidden_size) patch embedding + position (+ source).
         event, window: int64 (T,), non-decreasing in (event, window).
-        occupied: int64 (B * windows,) number of occupied patches, hidden ones too, of each window.
+        occupied: int64 (B * windows,) number of occupied patches, hidden ones too, of each window. A table over the whole grid, but small:
+            the embedding of windows has `hidden_size` numbers for each of them.
         window_vectors: (windows, hidden_size) added after the window layers, or None in a branch of one window.
         source: (hidden_size,) added to the CLS tokens after the window layers, or None in the first branch.
     """

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nufm_hub.detectors import VoxelBranch
+from nufm_hub.sparse.keys import distinct
 
 MAX_SINGLE_VOLUME = 512  # larger patches are embedded by two convolutions
 MAX_FIRST_VOLUME = 32
@@ -89,21 +90,20 @@ def patchify(coordinates: Tensor, event: Tensor, features: Tensor, voxel: Tensor
         batch_size: number of events.
 
     Raises:
-        ValueError: a coordinate outside the grid (checked on the CPU only: the check would stall a GPU).
+        ValueError: a coordinate outside the grid, or an event outside the batch (checked on the CPU only: the check would stall a GPU).
     """
     if coordinates.device.type == "cpu" and coordinates.numel():
         low, high = coordinates.amin(0).tolist(), coordinates.amax(0).tolist()
         if min(low) < 0 or any(h >= n for h, n in zip(high, branch.shape)):
             raise ValueError(f"branch {branch.name!r}: voxel coordinates from {low} to {high} leave the grid {branch.shape}")
+        first, last = map(int, event.aminmax())
+        if first < 0 or last >= batch_size:
+            raise ValueError(f"branch {branch.name!r}: events from {first} to {last} leave the batch of {batch_size}")
     kernels = patch_kernels(branch.patch)
     x, y, z = (_axis_codes(branch, kernels, a, coordinates.device).index_select(1, coordinates[:, a]) for a in range(3))
-    patch_code, offset, sub, inner = (x + y + z).unbind(0)
+    patch_code, offset, sub, inner = x.add_(y).add_(z).unbind(0)
     patches = branch.num_windows * branch.positions_per_window
-    code = event * patches + patch_code
-    occupied = torch.zeros(batch_size * patches, dtype=torch.bool, device=code.device)
-    occupied[code] = True
-    row = (occupied.long().cumsum(0) - 1)[code]
-    code = occupied.nonzero().squeeze(1)
+    code, row = distinct(event * patches + patch_code)
     patch_code = code % patches
     return Patches(
         event=code // patches,
@@ -124,7 +124,10 @@ def patch_kernels(patch: tuple[int, int, int]) -> tuple[tuple[int, int, int], tu
 
 
 class SparsePatchConv3d(nn.Conv3d):
-    """`nn.Conv3d` with stride = kernel, on scattered cells of the occupied kernel places only. Same weights, same layout."""
+    """`nn.Conv3d` with stride = kernel, on scattered cells of the occupied kernel places only. Same weights, same layout.
+
+    Not the strided convolution of `nufm_hub.sparse`: that takes a step per place of the kernel, and a patch has hundreds.
+    """
 
     def __init__(self, in_channels: int, out_channels: int, kernel: tuple[int, int, int], bias: bool = True):
         super().__init__(in_channels, out_channels, kernel_size=kernel, stride=kernel, bias=bias)
