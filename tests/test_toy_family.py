@@ -1,5 +1,6 @@
 """A family that only a test knows goes all the way through the public doors: nothing in the package names it."""
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -179,6 +180,17 @@ def test_families_that_nobody_knows(folder, tmp_path):
         AutoProcessor.from_pretrained(unknown)
     with pytest.raises(ValueError, match="the recipe is of the family 'later'"):
         train("flavour", RECIPE | {"family": "later"}, folder / "train.parquet", tmp_path / "run", use_cpu=True)
+
+
+def test_backends_of_sparse_operations(folder):
+    model = AutoModel.from_pretrained(folder / "encoder" / "model", sparse_backend="torch")
+    assert {layer.backend for layer in model.encoder["layers"]} == {"torch"}
+    with pytest.raises(ValueError, match="sparse_backend='cuda' is none of torch, minkowski, spconv"):
+        AutoModel.from_pretrained(folder / "encoder" / "model", sparse_backend="cuda")
+    for backend, library in {"minkowski": "MinkowskiEngine", "spconv": "spconv"}.items():
+        if importlib.util.find_spec(library) is None:
+            with pytest.raises(ImportError, match=rf'pip install "nufm-hub\[{backend}\]"'):
+                toy_family.ToyConfig(sparse_backend=backend)
 
 
 def test_registration_is_checked():

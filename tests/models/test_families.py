@@ -148,6 +148,19 @@ def test_what_was_saved_is_what_is_loaded(family, task, tmp_path):
     assert type(transformers.AutoFeatureExtractor.from_pretrained(tmp_path)) is type(processor)
 
 
+@pytest.mark.parametrize(("family", "task"), HEADS, ids=HEADS_IDS)
+def test_weights_that_a_checkpoint_lacks_are_drawn_anew(family, task):
+    model, _ = make(family, task)
+
+    def drawn():
+        torch.manual_seed(3)
+        return type(model).from_pretrained(None, config=model.config, state_dict={}).state_dict()
+
+    once, again = drawn(), drawn()
+    assert all(torch.equal(value, again[name]) for name, value in once.items())
+    assert all(torch.isfinite(value).all() and value.abs().max() < 10 for value in once.values())
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_weights_that_are_damaged_are_refused(family, tmp_path):
     model, _ = make(family)
@@ -285,13 +298,14 @@ def test_bundled_ids_load_without_a_network(checkpoint, monkeypatch):
         "import nufm_hub; from transformers.modeling_layers import GradientCheckpointingLayer",
         "import nufm_hub; from transformers.modeling_utils import PreTrainedModel",
         "from nufm_hub import NuFMModel",
+        "import nufm_hub.models.nufm",
     ],
 )
 def test_the_library_knows_every_family_in_any_order_of_imports(before, tmp_path):
     folder = checkpoint_path("fasercal-mae")
     code = (
         f"{before}\nimport sys, transformers\n"
-        f"assert {before.startswith('from nufm_hub')} or 'nufm_hub.models.nufm.modeling_nufm' not in sys.modules\n"
+        f"assert {before == 'from nufm_hub import NuFMModel'} or 'nufm_hub.models.nufm.modeling_nufm' not in sys.modules\n"
         f"found = [getattr(transformers, name).from_pretrained({str(folder)!r}) for name in "
         "('AutoConfig', 'AutoFeatureExtractor', 'AutoModel', 'AutoModelForPreTraining')]\n"
         "print([type(each).__name__ for each in found])"

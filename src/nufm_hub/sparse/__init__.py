@@ -10,7 +10,7 @@ from .convolution import depthwise_convolution, strided_convolution, submanifold
 from .curves import CURVES, hilbert, morton
 from .keys import KeyGrid
 from .level import SparseLevel
-from .modules import DepthwiseConv3d, StridedConv3d, SubmanifoldConv3d, TransposedConv3d
+from .modules import DepthwiseConv3d, SparseConvolution, StridedConv3d, SubmanifoldConv3d, TransposedConv3d
 from .neighbours import Kernel, KernelPairs
 from .norms import EventGRN, EventLayerNorm
 from .pooling import pool, unpool
@@ -26,6 +26,7 @@ __all__ = [
     "Kernel",
     "KernelPairs",
     "KeyGrid",
+    "SparseConvolution",
     "SparseLevel",
     "StridedConv3d",
     "SubmanifoldConv3d",

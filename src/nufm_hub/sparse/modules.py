@@ -11,7 +11,7 @@ from .level import SparseLevel
 from .neighbours import Kernel
 
 
-class _SparseConvolution(nn.Module):
+class SparseConvolution(nn.Module):
     """Weight and bias, drawn as `torch.nn.Conv3d` draws them: uniform within 1 / sqrt(inputs of an output)."""
 
     def __init__(self, kernel: Kernel, channels: tuple[int, ...], bias: bool, backend: str):
@@ -31,7 +31,7 @@ class _SparseConvolution(nn.Module):
         return f"weight={tuple(self.weight.shape)}, kernel={self.kernel.size}, stride={self.kernel.stride}, backend={self.backend!r}"
 
 
-class SubmanifoldConv3d(_SparseConvolution):
+class SubmanifoldConv3d(SparseConvolution):
     """`submanifold_convolution` with its weight (K, in_channels, out_channels)."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int | Triple = 3, bias: bool = True, backend: str = "torch"):
@@ -42,7 +42,7 @@ class SubmanifoldConv3d(_SparseConvolution):
         return submanifold_convolution(features, self.weight, level, self.kernel.size, self.bias, self.backend)
 
 
-class StridedConv3d(_SparseConvolution):
+class StridedConv3d(SparseConvolution):
     """`strided_convolution` with its weight (K, in_channels, out_channels)."""
 
     def __init__(
@@ -72,7 +72,7 @@ class TransposedConv3d(StridedConv3d):
         return transposed_convolution(features, self.weight, level, k.size, k.stride, k.padding, self.bias, self.backend)
 
 
-class DepthwiseConv3d(_SparseConvolution):
+class DepthwiseConv3d(SparseConvolution):
     """`depthwise_convolution` with its weight (K, channels)."""
 
     def __init__(self, channels: int, kernel: int | Triple = 3, bias: bool = True, backend: str = "torch"):

@@ -3,7 +3,7 @@
 from nufm_hub.lazy import lazy_names
 
 _PUBLIC = {
-    "DetectorConfig": "configuration",
+    **dict.fromkeys(("DetectorConfig", "SparseConfig"), "configuration"),
     "DetectorModel": "modeling",
     "EventProcessor": "processing",
     **dict.fromkeys(("EncoderOutput", "HeadOutput", "PreTrainingOutput", "ReconstructionOutput", "VoxelOutput"), "outputs"),

@@ -157,6 +157,24 @@ class DetectorConfig(PreTrainedConfig):
             raise ValueError(f"unknown configuration fields {sorted(unknown)}: known are {sorted(own)}, and those of the library, such as num_labels")
 
 
+class SparseConfig(DetectorConfig):
+    """Base of the configurations of families that stand on the sparse operations of `nufm_hub.sparse`.
+
+    Args:
+        sparse_backend: who computes them: `"torch"`, `"minkowski"` or `"spconv"`. Weights and outputs are the same; it may change on loading.
+
+    Raises:
+        ImportError: the backend's library is not installed; says how to install it.
+    """
+
+    sparse_backend: str = "torch"
+
+    def _complete(self, spec: DetectorSpec) -> None:
+        from nufm_hub.sparse.backends import get_backend  # with torch, which a configuration can be read without
+
+        get_backend(self.sparse_backend)
+
+
 def explicit_revision(options: Mapping[str, Any]) -> str | None:
     """The revision the caller asked for; the library's own default, `"main"`, counts as none."""
     revision = options.get("revision")

@@ -21,6 +21,7 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from nufm_hub.models.families import family_of
+from nufm_hub.sparse import EventGRN, EventLayerNorm, SparseConvolution
 
 from .configuration import DetectorConfig, explicit_revision
 from .kinematics import TaskWeights
@@ -68,6 +69,8 @@ class DetectorModel(PreTrainedModel):
         if isinstance(module, HeadLinear):
             init.trunc_normal_(module.weight, std=self.config.head_init_std)
             init.zeros_(module.bias)
+        elif isinstance(module, (SparseConvolution, EventGRN, EventLayerNorm)):
+            module.reset_parameters()
         elif isinstance(module, TaskWeights):
             for name, u in module.named_parameters():
                 init.constant_(u, module.start_logit(name))

@@ -1,6 +1,6 @@
 """MinkowskiEngine (arXiv:1904.08755). Its neighbours are found by hashing, and its compiled code runs on the CPU, or on a GPU if it was built so.
 
-Needs 0.5.4, the last release, which is built when it is installed: see the extra `minkowski` in the README.
+Needs 0.5.4, the last release, which is built when it is installed: `docs/sparse.md` tells how.
 """
 
 from __future__ import annotations
