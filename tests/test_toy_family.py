@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import hub_server
@@ -193,18 +194,24 @@ def test_backends_of_sparse_operations(folder):
                 toy_family.ToyConfig(sparse_backend=backend)
 
 
-def test_registration_is_checked():
+def test_registration_is_checked(monkeypatch):
+    def own(model_type):
+        module = types.ModuleType("own_family")
+        module.__all__ = ["OwnConfig", "OwnModel", "OwnProcessor"]
+        module.OwnConfig = type("OwnConfig", (toy_family.ToyConfig,), {"model_type": model_type})
+        monkeypatch.setitem(sys.modules, "own_family", module)
+        return "own_family"
+
     assert list_families() == ["nufm", "toy"]
     assert register_family("toy", toy_family.__name__, "Toy").prefix == "Toy"  # again: nothing
     with pytest.raises(ValueError, match=r"the name 'nufm' is taken by the family in nufm_hub\.models\.nufm"):
         register_family("nufm", toy_family.__name__, "Toy")
+    with pytest.raises(ValueError, match="the prefix 'Toy' is that of the family 'toy'"):
+        register_family("other", toy_family.__name__, "Toy")
     with pytest.raises(ValueError, match="taken by a model of transformers"):
-        toy_family.ToyConfig.model_type = "bert"
-        try:
-            register_family("bert", toy_family.__name__, "Toy")
-        finally:
-            toy_family.ToyConfig.model_type = "toy"
+        register_family("bert", own("bert"), "Own")
     with pytest.raises(ValueError, match=r"toy_family\.__all__ does not name \['OtherConfig', 'OtherProcessor', 'OtherModel'\]"):
         register_family("other", toy_family.__name__, "Other")
-    with pytest.raises(ValueError, match=r"ToyConfig\.model_type is 'toy', not 'other'"):
-        register_family("other", toy_family.__name__, "Toy")
+    with pytest.raises(ValueError, match=r"OwnConfig\.model_type is 'bert', not 'other'"):
+        register_family("other", own("bert"), "Own")
+    assert list_families() == ["nufm", "toy"]

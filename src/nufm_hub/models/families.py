@@ -91,14 +91,16 @@ def register_family(model_type: str, module: str, prefix: str) -> Family:
         prefix: what their names start with.
 
     Raises:
-        ValueError: another family, or a model of transformers, has this name; configuration, processor or encoder are missing from the module's
-            `__all__`; or the configuration class has another `model_type`.
+        ValueError: another family, or a model of transformers, has this name, or another family the prefix; configuration, processor or encoder
+            are missing from the module's `__all__`; or the configuration class has another `model_type`.
     """
     family = Family(model_type, module, prefix)
     if model_type in _FAMILIES:
         if _FAMILIES[model_type] != family:
             raise ValueError(f"the name {model_type!r} is taken by the family in {_FAMILIES[model_type].module}: choose another model_type")
         return family
+    if taken := [other.model_type for other in _FAMILIES.values() if other.prefix == prefix]:
+        raise ValueError(f"the prefix {prefix!r} is that of the family {taken[0]!r}, and processors are told apart by it: choose another one")
     if absent := [prefix + name for name in ("Config", "Processor", "Model") if name not in family.names()]:
         raise ValueError(f"the family {model_type!r} is incomplete: {module}.__all__ does not name {absent}")
     if (own := family.config.model_type) != model_type:
