@@ -329,3 +329,26 @@ def test_resamples_of_groups_differ_in_size():
     shares = np.array([(p.argmax(1) == labels)[groups == g].mean() for g in range(5)])
     result = metrics.BalancedAccuracy().compute(predictions=p, references=labels, groups=groups, num_resamples=2000)
     assert shares.min() <= result["accuracy_low"] < result["accuracy"] < result["accuracy_high"] <= shares.max()
+
+
+def test_vertex_errors_along_the_axes_and_far_away():
+    true = np.zeros((4, 3))
+    predicted = np.array([[1.0, 0, 0], [0, -2.0, 0], [0, 0, 3.0], [0, 0, 150.0]])
+    result = metrics.VertexError().compute(predictions=predicted, references=true, num_resamples=0)
+    assert result["vertex_beyond_100mm"] == 0.25
+    for i, axis in enumerate("xyz"):
+        assert result[f"vertex_q68_{axis}"] == pytest.approx(np.quantile(np.abs(predicted[:, i]), 0.68))
+
+
+def test_detection_above_a_threshold_is_the_auroc_and_no_scale_changes_it():
+    rng = np.random.default_rng(0)
+    true = rng.exponential(1.0, 200)
+    predicted = true + rng.normal(0, 1, 200)
+    result = metrics.ThresholdAUROC().compute(predictions=predicted, references=true, threshold=1.0, num_resamples=100)
+    assert result["detection_auroc"] == pytest.approx(sklearn_metrics.roc_auc_score(true > 1, predicted))
+    assert result["detection_auroc_low"] < result["detection_auroc"] < result["detection_auroc_high"]
+    assert result["num_above"] == (true > 1).sum()
+    scaled = metrics.ThresholdAUROC().compute(predictions=0.01 * predicted, references=true, threshold=1.0, num_resamples=0)
+    assert scaled["detection_auroc"] == pytest.approx(result["detection_auroc"])
+    assert metrics.ThresholdAUROC().compute(predictions=np.zeros(200), references=true, threshold=1.0, num_resamples=0)["detection_auroc"] == 0.5
+    assert metrics.ThresholdAUROC().compute(predictions=predicted, references=true, threshold=99.0, num_resamples=0)["detection_auroc"] is None

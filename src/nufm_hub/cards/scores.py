@@ -14,6 +14,11 @@ NAMES = {
     "vertex_error_mean": "mean distance, mm",
     "vertex_error_median": "median distance, mm",
     "vertex_error_q68": "distance that 68 % are below, mm",
+    "vertex_beyond_100mm": "share further away than 100 mm",
+    "vertex_q68_x": "distance in x that 68 % are below, mm",
+    "vertex_q68_y": "distance in y that 68 % are below, mm",
+    "vertex_q68_z": "distance in z that 68 % are below, mm",
+    "detection_auroc": "AUROC of telling them from the others",
     "vertex_bias_x": "mean of x, predicted - true, mm",
     "vertex_bias_y": "mean of y, predicted - true, mm",
     "vertex_bias_z": "mean of z, predicted - true, mm",
@@ -22,7 +27,12 @@ NAMES = {
     "sigma68": "half width of the central 68 % of the relative residual",
     "resolution68": "that half width over 1 + median relative residual",
 }
-QUANTITIES = {"vertex_baseline": "vertex, always the mean training vertex", "missing_pt": "missing pT", "pretraining": "pre-training loss"}
+QUANTITIES = {
+    "vertex_baseline": "vertex, always the mean training vertex",
+    "missing_pt": "missing pT",
+    "missing_pt_above_1gev": "missing pT above 1 GeV",
+    "pretraining": "pre-training loss",
+}
 _OF_CLASSES = ("auroc", "purity", "efficiency")
 
 

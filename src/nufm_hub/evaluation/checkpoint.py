@@ -55,6 +55,7 @@ def evaluate(
         - `flavour`, `charm`, `particle`: macro-AUROC, purity and efficiency, (balanced) accuracy, error-detection AUROC, calibration error;
         - `vertex`: distances in mm; `vertex_baseline`: those of always predicting the mean vertex of the training events;
         - `visible_momentum`, `jet_momentum`, `lepton_momentum`, `missing_pt`: relative residuals, see `kinematic_sizes`;
+        - `missing_pt_above_1gev`: whether missing pT tells events with more than 1 GeV of it from the others;
         - each voxel label by its name: see `VoxelClassification`;
         - `pretraining`: losses with all masks drawn from `seed`, means over events.
 

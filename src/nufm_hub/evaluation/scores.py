@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,12 +13,14 @@ from nufm_hub.detectors import DetectorSpec
 from nufm_hub.events import Event
 from nufm_hub.events.splits import group_key
 from nufm_hub.metrics import (
+    LEAST_MISSING_PT,
     BalancedAccuracy,
     ErrorDetectionAUROC,
     ExpectedCalibrationError,
     MacroAUROC,
     PurityEfficiency,
     RelativeResidual,
+    ThresholdAUROC,
     VertexError,
     VoxelClassification,
     kinematic_sizes,
@@ -57,6 +59,54 @@ def vertex_scores(
     }
 
 
+def event_scores(
+    predictions: Mapping[str, np.ndarray],
+    truth: Mapping[str, np.ndarray],
+    spec: DetectorSpec,
+    training_mean: Sequence[float] | None,
+    groups: np.ndarray | None = None,
+    num_resamples: int = 1000,
+    seed: int = 0,
+) -> dict[str, dict[str, Any]]:
+    """Metrics of what is predicted of events, by quantity, over the events whose truth is known.
+
+    Args:
+        predictions: probabilities (B, K) of event labels; `vertex` (B, 3), mm; `visible_momentum`, `jet_momentum`, `lepton_momentum`, (B, 3) or
+            sizes (B,), and `missing_pt` (B,), GeV. What is not predicted is left out.
+        truth: as of `truth_of`.
+        spec: the detector.
+        training_mean: mean vertex of the training events, mm (3,); needed where the vertex is predicted.
+        groups: (B,), what is resampled as one; None: events.
+        num_resamples, seed: of the bootstrap.
+    """
+    options = {"num_resamples": num_resamples, "seed": seed}
+    metrics: dict[str, Any] = {}
+    for name in spec.event_labels:
+        if name in predictions and (known := truth[name] >= 0).any():
+            of_known = None if groups is None else groups[known]
+            metrics[name] = class_scores(predictions[name][known], truth[name][known], spec.classes(name), **options, groups=of_known)
+    if "vertex" in predictions and (known := np.isfinite(truth["vertex"]).all(axis=1)).any():
+        metrics |= vertex_scores(predictions["vertex"][known], truth["vertex"][known], np.asarray(training_mean), **options)
+    if "visible_momentum" in predictions:
+        for name, (predicted, true) in kinematic_sizes(predictions, truth).items():
+            metrics[name] = RelativeResidual().compute(predictions=predicted, references=true, **options)
+    if "missing_pt" in predictions and (known := np.isfinite(size := np.linalg.norm(truth["visible_momentum"][:, :2], axis=1))).any():
+        given = {"predictions": predictions["missing_pt"][known], "references": size[known], "threshold": LEAST_MISSING_PT}
+        metrics["missing_pt_above_1gev"] = ThresholdAUROC().compute(**given, **options)
+    return metrics
+
+
+def origin(event: Event, number: int) -> str:
+    """The event that a crop is from; `number` stands for one that does not say so."""
+    return group_key(event, "event") if "index" in event.provenance else f"unknown {number}"
+
+
+def groups_of(origins: Sequence[str]) -> np.ndarray | None:
+    """Number of the event that each crop is from, (B,); None where every one is from another event."""
+    numbers = np.unique(origins, return_inverse=True)[1]
+    return None if len(set(numbers.tolist())) == len(numbers) else numbers
+
+
 class Scores:
     """What is kept of every batch: predictions and truth of events in physical units, counts of voxels, sums of losses."""
 
@@ -78,9 +128,9 @@ class Scores:
         else:
             for name, values in self._predictions(outputs).items():
                 self.predictions.setdefault(name, []).append(values)
-            for name, values in _truth(events, self.spec).items():
+            for name, values in truth_of(events, self.spec).items():
                 self.truth.setdefault(name, []).append(values)
-            self._origins += [group_key(e, "event") if "index" in e.provenance else f"unknown {len(self._origins) + i}" for i, e in enumerate(events)]
+            self._origins += [origin(event, len(self._origins) + i) for i, event in enumerate(events)]
 
     def _predictions(self, outputs: Any) -> dict[str, np.ndarray]:
         """Probabilities (B, K), vertices in mm (B, 3), momenta in GeV, by quantity."""
@@ -94,11 +144,6 @@ class Scores:
             found["vertex"] = self.processor.post_process_vertex(SimpleNamespace(logits=outputs.vertex))
         return found
 
-    def _groups(self) -> np.ndarray | None:
-        """Number of the event that each crop is from, (B,); None where every one is from another event."""
-        numbers = np.unique(self._origins, return_inverse=True)[1]
-        return None if len(set(numbers.tolist())) == len(numbers) else numbers
-
     def _add_voxels(self, logits: np.ndarray, shares: np.ndarray) -> None:
         column = 0
         for label in self.spec.voxel_branches[0].labels:
@@ -109,19 +154,9 @@ class Scores:
     def metrics(self, num_resamples: int, seed: int) -> dict[str, Any]:
         """All that can be said, by quantity."""
         predictions, truth = ({k: np.concatenate(v) for k, v in d.items()} for d in (self.predictions, self.truth))
-        options, groups = {"num_resamples": num_resamples, "seed": seed}, self._groups()
-        metrics: dict[str, Any] = {}
-        for name in self.spec.event_labels:
-            if name in predictions and (known := truth[name] >= 0).any():
-                classes = self.spec.classes(name)
-                of_known = None if groups is None else groups[known]
-                metrics[name] = class_scores(predictions[name][known], truth[name][known], classes, **options, groups=of_known)
-        if "vertex" in predictions and (known := np.isfinite(truth["vertex"]).all(axis=1)).any():
-            mean = np.asarray(self.processor.statistics["vertex"]["mean"])
-            metrics |= vertex_scores(predictions["vertex"][known], truth["vertex"][known], mean, **options)
-        if "visible_momentum" in predictions:
-            for name, (predicted, true) in kinematic_sizes(predictions, truth).items():
-                metrics[name] = RelativeResidual().compute(predictions=predicted, references=true, **options)
+        options = {"num_resamples": num_resamples, "seed": seed}
+        mean = self.processor.statistics.get("vertex", {}).get("mean")
+        metrics = event_scores(predictions, truth, self.spec, mean, groups_of(self._origins), **options)
         metrics |= {name: result for name, counted in self.voxels.items() if (result := counted.compute(**options))}
         if self.losses:
             events = sum(n for _, n in self.losses["loss"])
@@ -130,8 +165,8 @@ class Scores:
         return metrics
 
 
-def _truth(events: list[Event], spec: DetectorSpec) -> dict[str, np.ndarray]:
-    """Class indices, -1 where unknown; vertices and momenta, NaN where unknown."""
+def truth_of(events: Sequence[Event], spec: DetectorSpec) -> dict[str, np.ndarray]:
+    """Class indices (B,), -1 where unknown; `vertex`, `visible_momentum`, `jet_momentum` (B, 3), NaN where unknown; `is_cc` bool (B,)."""
     truth = {name: np.array([int(e.truth.get(name, -1)) for e in events]) for name in spec.event_labels}
     for name in ("vertex", "visible_momentum", "jet_momentum"):
         truth[name] = np.stack([np.asarray(e.truth.get(name, np.full(3, np.nan)), dtype=np.float64) for e in events])

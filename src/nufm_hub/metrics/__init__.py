@@ -7,17 +7,19 @@ Every result is JSON-able. A value that is undefined (the purity of a class that
 
 from .classification import BalancedAccuracy, MacroAUROC, PurityEfficiency
 from .confidence import ErrorDetectionAUROC, ExpectedCalibrationError
-from .regression import RelativeResidual, VertexError
-from .trainer import flavour_metrics, kinematic_sizes, momentum_metrics, reconstruction_metrics, vertex_metrics, voxel_metrics
+from .regression import RelativeResidual, ThresholdAUROC, VertexError
+from .trainer import LEAST_MISSING_PT, flavour_metrics, kinematic_sizes, momentum_metrics, reconstruction_metrics, vertex_metrics, voxel_metrics
 from .voxels import VoxelClassification
 
 __all__ = [
+    "LEAST_MISSING_PT",
     "BalancedAccuracy",
     "ErrorDetectionAUROC",
     "ExpectedCalibrationError",
     "MacroAUROC",
     "PurityEfficiency",
     "RelativeResidual",
+    "ThresholdAUROC",
     "VertexError",
     "VoxelClassification",
     "flavour_metrics",

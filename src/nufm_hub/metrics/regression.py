@@ -7,15 +7,19 @@ from typing import Any, ClassVar
 import datasets
 import numpy as np
 
+from .auroc import multiplicities, resampled_auroc
 from .base import RegressionMetric
-from .bootstrap import Statistic
+from .bootstrap import Statistic, bootstrap, report
+
+_FAR = 100.0  # mm
 
 
 class VertexError(RegressionMetric):
     """Distance in mm of predicted and true vertices, both (B, 3) in mm.
 
     Result, each with `_low` and `_high` (95 %), in mm: `vertex_error_mean`, `vertex_error_median`, `vertex_error_q68` (68 % of the events are
-    closer) of the 3-D distance, `vertex_bias_x`, `_y`, `_z` (mean of prediction minus truth); `num_events`.
+    closer) of the 3-D distance; `vertex_q68_x`, `_y`, `_z`, the same of the distance along each axis; `vertex_bias_x`, `_y`, `_z` (mean of
+    prediction minus truth); and `vertex_beyond_100mm`, the share of events that are further away than 100 mm; `num_events`.
     """
 
     inputs_text = "Args: predictions, references: vertices (B, 3) in mm."
@@ -35,8 +39,13 @@ class VertexError(RegressionMetric):
         def statistic(indices: np.ndarray) -> dict[str, np.ndarray]:
             drawn = distance[indices]
             median, q68 = np.quantile(drawn, [0.5, 0.68], axis=1)
+            along = {f"vertex_q68_{axis}": np.quantile(np.abs(offset[:, i])[indices], 0.68, axis=1) for i, axis in enumerate("xyz")}
             bias = {f"vertex_bias_{axis}": offset[:, i][indices].mean(1) for i, axis in enumerate("xyz")}
-            return {"vertex_error_mean": drawn.mean(1), "vertex_error_median": median, "vertex_error_q68": q68, **bias}
+            far = (drawn > _FAR).mean(1)
+            return {
+                "vertex_error_mean": drawn.mean(1), "vertex_error_median": median, "vertex_error_q68": q68,
+                **along, **bias, "vertex_beyond_100mm": far,
+            }  # fmt: skip
 
         return statistic
 
@@ -70,3 +79,20 @@ class RelativeResidual(RegressionMetric):
             return {"bias": median, "sigma68": sigma68, "resolution68": resolution68}
 
         return statistic
+
+
+class ThresholdAUROC(RegressionMetric):
+    """How well a predicted quantity tells true values above a threshold from the others: area under the ROC curve of the prediction.
+
+    It does not change when predictions are scaled, and a constant prediction has 0.5. Result: `detection_auroc` with `_low` and `_high` (95 %;
+    None when no true value is above, or all are), `num_above`, `num_events`.
+    """
+
+    def _compute(self, predictions: Any, references: Any, threshold: float = 0.0, num_resamples: int = 1000, seed: int = 0) -> dict[str, Any]:
+        p, r = self._checked(predictions, references)
+        estimates = bootstrap(self._statistic(p, r, threshold), len(p), num_resamples, seed)
+        return {**report(estimates, len(p)), "num_above": int((r > threshold).sum())}
+
+    def _statistic(self, p: np.ndarray, r: np.ndarray, threshold: float = 0.0) -> Statistic:
+        curve = resampled_auroc(p, r > threshold)
+        return lambda indices: {"detection_auroc": curve(multiplicities(indices, len(p)))}

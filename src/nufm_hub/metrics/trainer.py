@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from nufm_hub.models.common import EventProcessor
 
 _MOMENTA = ("visible_momentum", "jet_momentum", "lepton_momentum", "missing_pt")
-_LEAST_MISSING_PT = 1.0  # GeV; a relative error of next to nothing says nothing
+LEAST_MISSING_PT = 1.0  # GeV; a relative error of next to nothing says nothing
 
 
 def flavour_metrics(eval_prediction: EvalPrediction) -> dict[str, float]:
@@ -106,7 +106,7 @@ def kinematic_sizes(predictions: Mapping[str, np.ndarray], labels: Mapping[str, 
     found = {}
     for name, truth in sizes.items():
         with np.errstate(invalid="ignore"):
-            known = truth > (_LEAST_MISSING_PT if name == "missing_pt" else 0)
+            known = truth > (LEAST_MISSING_PT if name == "missing_pt" else 0)
         if known.any():
             predicted = predictions[name]
             found[name] = (predicted if predicted.ndim == 1 else np.linalg.norm(predicted, axis=1))[known], truth[known]

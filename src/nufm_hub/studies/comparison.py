@@ -64,16 +64,25 @@ class Study:
         Raises:
             ValueError: a budget that is no number, or larger than what there is.
         """
-        numbers = set()
-        for budget in self.budgets:
-            if share := re.fullmatch(r"(\d+(?:\.\d+)?)%", str(budget)):
-                number = round(float(share[1]) / 100 * available)
-            else:
-                number = available if budget == ALL else int(budget) if str(budget).isdecimal() else 0
-            if not 0 < number <= available:
-                raise ValueError(f"budget {budget!r}: give numbers from 1 to {available}, the number of training events, shares like 10%, or {ALL!r}")
-            numbers.add(number)
-        return sorted(numbers)
+        return label_numbers(self.budgets, available)
+
+
+def label_numbers(budgets: Sequence[int | str], available: int) -> list[int]:
+    """Budgets (numbers, shares like `"1%"`, or `"all"`) as ascending numbers of events.
+
+    Raises:
+        ValueError: a budget that is no number, or larger than what there is.
+    """
+    numbers = set()
+    for budget in budgets:
+        if share := re.fullmatch(r"(\d+(?:\.\d+)?)%", str(budget)):
+            number = round(float(share[1]) / 100 * available)
+        else:
+            number = available if budget == ALL else int(budget) if str(budget).isdecimal() else 0
+        if not 0 < number <= available:
+            raise ValueError(f"budget {budget!r}: give numbers from 1 to {available}, the number of training events, shares like 10%, or {ALL!r}")
+        numbers.add(number)
+    return sorted(numbers)
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,11 @@ _BETTER = {
     "vertex_error_mean": "lower",
     "vertex_error_median": "lower",
     "vertex_error_q68": "lower",
+    "vertex_q68_x": "lower",
+    "vertex_q68_y": "lower",
+    "vertex_q68_z": "lower",
+    "vertex_beyond_100mm": "lower",
+    "detection_auroc": "higher",
     "resolution68": "lower",
     "expected_calibration_error": "lower",
 }
