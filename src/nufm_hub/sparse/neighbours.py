@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .level import SparseLevel
 
 MAX_KERNEL = 7
-BLOCK = 16_384  # rows
+BLOCK = 12_288  # rows
 
 
 @dataclass(frozen=True)
