@@ -2,6 +2,8 @@
 
 import builtins
 import importlib.util
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -110,6 +112,14 @@ def test_minkowski_refuses_coordinates_beyond_32_bits():
         submanifold_convolution(torch.zeros(1, 2), torch.zeros(27, 2, 2), level, backend="minkowski")
 
 
+def test_import_needs_torch_and_numpy_alone():
+    code = (
+        "import sys, nufm_hub.sparse\n"
+        "assert not {'transformers', 'datasets', 'sklearn', 'pyarrow', 'MinkowskiEngine', 'spconv'} & set(sys.modules), sorted(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_unknown_backend_is_refused(make_level):
     with pytest.raises(ValueError, match="sparse_backend='torchsparse' is none of torch, minkowski, spconv"):
         submanifold_convolution(torch.zeros(5, 2), torch.zeros(27, 2, 2), make_level(SHAPE, 5), backend="torchsparse")
@@ -125,6 +135,6 @@ def test_a_missing_library_is_named_with_its_extra(backend, module, monkeypatch)
         return real(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    monkeypatch.delitem(__import__("sys").modules, f"nufm_hub.sparse.backends.{BACKENDS[backend]}", raising=False)
+    monkeypatch.delitem(sys.modules, f"nufm_hub.sparse.backends.{BACKENDS[backend]}", raising=False)
     with pytest.raises(ImportError, match=rf'pip install "nufm-hub\[{backend}\]"'):
         get_backend(backend)
