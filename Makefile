@@ -73,6 +73,8 @@ STUDY := $(RUN) OMP_NUM_THREADS=1 $(VENV)/bin/nufm study
 FASERCAL := --events data/fasercal-train --events data/fasercal-train-2
 
 studies: $(STAMP)
+	$(VENV)/bin/nufm simulate fasercal --events 1500 --seed 101 --workers 2 --out data/fasercal-seed101
+	$(STUDY) baselines --events data/fasercal-seed101 --test $(SAMPLES)/fasercal.parquet
 	$(VENV)/bin/nufm simulate fasercal --events 400 --seed 4 --workers 2 --out data/fasercal-test
 	$(VENV)/bin/nufm simulate superfgd --events 24000 --seed 11 --out data/superfgd
 	$(VENV)/bin/nufm simulate pilarnet --events 3200 --seed 12 --workers 2 --out data/pilarnet

@@ -92,7 +92,35 @@ def transfer_rows() -> list[list[str]]:
     ]
 
 
-@pytest.mark.parametrize("rows", [data_efficiency_rows, transfer_rows])
+RIVAL_COLUMNS = {
+    "flavour.macro_auroc": ("flavour", ".3f"),
+    "vertex.vertex_error_median": ("vertex", ".1f"),
+    "vertex.vertex_error_mean": ("vertex", ".0f"),
+    "vertex.vertex_beyond_100mm": ("vertex", ".3f"),
+    "visible_momentum.resolution68": ("reconstruction", ".3f"),
+    "visible_momentum.bias": ("reconstruction", ".2f"),
+    "missing_pt_above_1gev.detection_auroc": ("reconstruction", ".3f"),
+}
+
+
+def rival_rows() -> list[list[str]]:
+    """The packaged models, each on what it is for, and their rivals on the same events."""
+    results = ROOT / "model_cards" / "results"
+    cells = []
+    for column, (model, digits) in RIVAL_COLUMNS.items():
+        quantity, metric = column.split(".")
+        own = json.loads((results / f"fasercal-mae-rel-{model}.json").read_text(encoding="utf-8"))
+        cells.append(f"{own['metrics'][quantity][metric]:{digits}}")
+    rows = [["packaged models", "3,400", *cells]]
+    for entry in json.loads((results / "baselines.json").read_text(encoding="utf-8"))["summary"]:
+        if entry["rival"] != "mean":
+            means = [entry["metrics"].get(column, {}).get("mean") for column in RIVAL_COLUMNS]
+            shown = ["" if mean is None else f"{mean:{digits}}" for mean, (_, digits) in zip(means, RIVAL_COLUMNS.values())]
+            rows.append([entry["rival"], f"{entry['labels']:,}", *shown])
+    return rows
+
+
+@pytest.mark.parametrize("rows", [data_efficiency_rows, transfer_rows, rival_rows])
 def test_tables_of_the_readme_are_those_of_the_studies(rows):
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows())
     assert table in (ROOT / "README.md").read_text(encoding="utf-8"), f"README.md does not show\n{table}"

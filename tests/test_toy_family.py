@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import types
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import hub_server
@@ -36,6 +37,7 @@ from nufm_hub.detectors import load_detector
 from nufm_hub.evaluation import evaluate
 from nufm_hub.events import read_events, write_events
 from nufm_hub.events.samples import sample_path
+from nufm_hub.models import families
 from nufm_hub.training.optimiser import encoder_depths
 
 RECIPE = {
@@ -148,6 +150,32 @@ def test_it_is_published_and_used_from_there(folder, tmp_path):
         assert {"config.json", "model.safetensors"} <= hub.files(f"{ID}-again").keys()
 
 
+def test_a_family_of_an_installed_package_is_found_by_commands(folder, tmp_path):
+    source = Path(toy_family.__file__).read_text(encoding="utf-8").replace("Toy", "Mine").replace('"toy"', '"mine"')
+    (tmp_path / "mine_models.py").write_text(source.split("register_family(")[0])
+    record = tmp_path / "mine_models-1.0.dist-info"
+    record.mkdir()
+    (record / "METADATA").write_text("Metadata-Version: 2.1\nName: mine-models\nVersion: 1.0\n")
+    (record / "entry_points.txt").write_text("[nufm_hub.families]\nmine = mine_models:Mine\n")
+    (tmp_path / "recipe.json").write_text(json.dumps(RECIPE | {"family": "mine", "epochs": 1}))
+
+    def nufm(*arguments, status=0):
+        environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+        command = [sys.executable, "-c", "from nufm_hub.cli import app; app()", *map(str, arguments)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+        assert done.returncode == status, done.stderr[-3000:]
+        return done.stdout + done.stderr
+
+    train_on = ("--events", folder / "train.parquet", "--recipe", tmp_path / "recipe.json", "--cpu")
+    nufm("pretrain", *train_on, "--out", tmp_path / "encoder")
+    nufm("finetune", "flavour", *train_on, "--source", tmp_path / "encoder" / "model", "--out", tmp_path / "flavour")
+    nufm("evaluate", tmp_path / "flavour" / "model", "--events", folder / "test.parquet", "--out", tmp_path / "model.json", "--cpu")
+    assert json.loads((tmp_path / "model.json").read_text())["architecture"] == "MineForFlavourClassification"
+    record.rename(tmp_path / "gone")
+    refused = nufm("evaluate", tmp_path / "flavour" / "model", "--events", folder / "test.parquet", "--cpu", status=2)
+    assert "is of the family 'mine', which this version of nufm_hub does not know" in " ".join(refused.replace("│", " ").split())
+
+
 def test_nothing_in_the_package_names_it():
     root = Path(nufm_hub.__file__).parent
     assert not [path for path in root.rglob("*.py") if "toy_family" in (text := path.read_text(encoding="utf-8")) or "ToyModel" in text]
@@ -203,6 +231,9 @@ def test_registration_is_checked(monkeypatch):
         return "own_family"
 
     assert list_families() == ["nufm", "toy"]
+    with monkeypatch.context() as patch, pytest.raises(ValueError, match=r"called 'nufm': that of nufm_hub\.models\.nufm and that of mine"):
+        patch.setattr(families, "entry_points", lambda group: [EntryPoint("nufm", "mine:Mine", group)])
+        list_families()
     assert register_family("toy", toy_family.__name__, "Toy").prefix == "Toy"  # again: nothing
     with pytest.raises(ValueError, match=r"the name 'nufm' is taken by the family in nufm_hub\.models\.nufm"):
         register_family("nufm", toy_family.__name__, "Toy")

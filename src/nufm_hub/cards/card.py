@@ -14,6 +14,7 @@ from .facts import Facts, load_facts
 from .kinds import KINDS, SIMULATIONS, STAND_IN
 from .markdown import number, revision
 from .metadata import metadata
+from .rivals import rivals_of
 from .scores import class_tables, scores_table
 from .studies import WORSE, studies_of
 
@@ -64,6 +65,7 @@ def _card(facts: Facts) -> ModelCard:
         scores=scores_table(metrics),
         classes=class_tables(metrics),
         splits=origin.crop_splits(facts),
+        rivals=rivals_of(facts),
         studies=studies,
         outdated=outdated,
         worse=WORSE,

@@ -19,7 +19,7 @@ from .common.configuration import DetectorConfig, explicit_revision
 from .common.loading import saved_config, with_own_classes
 from .common.modeling import DetectorModel
 from .common.processing import EventProcessor
-from .families import Family, StandIn, family_of, get_family, list_families
+from .families import Family, StandIn, family_of, get_family, known_families, list_families, registered_families
 
 
 class AutoConfig:
@@ -47,9 +47,9 @@ class AutoProcessor:
         """
         folder = resolve(pretrained_model_name_or_path, explicit_revision(kwargs))
         saved = FeatureExtractionMixin.get_feature_extractor_dict(folder, **kwargs)[0].get("feature_extractor_type")
-        for family in map(get_family, list_families()):
+        for family in known_families():
             if family.prefix + "Processor" == saved:
-                return family.get("Processor").from_pretrained(pretrained_model_name_or_path, **kwargs)
+                return get_family(family.model_type).get("Processor").from_pretrained(pretrained_model_name_or_path, **kwargs)
         raise ValueError(
             f"{pretrained_model_name_or_path} holds the processor {saved!r}, which this version of nufm_hub does not know: it has those of the "
             f"families {list_families()}"
@@ -158,5 +158,5 @@ def register_heads(family: Family) -> None:
             auto.register(family.config, heads, exist_ok=True)
 
 
-for _name in list_families():
-    register_heads(get_family(_name))
+for _family in registered_families():
+    register_heads(_family)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.metadata import entry_points
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -49,13 +50,35 @@ class Family:
 _FAMILIES = {family.model_type: family for family in (Family(DEFAULT_FAMILY, "nufm_hub.models.nufm", "NuFM"),)}
 
 
+def registered_families() -> list[Family]:
+    """Those whose classes the Auto classes know."""
+    return list(_FAMILIES.values())
+
+
+def known_families() -> list[Family]:
+    """The families that are registered, and those that installed packages name as entry points of the group `nufm_hub.families`.
+
+    Raises:
+        ValueError: an installed package gives another family the name of one.
+    """
+    known = dict(_FAMILIES)
+    for entry in entry_points(group="nufm_hub.families"):
+        family = Family(entry.name, entry.module, entry.attr)
+        if known.setdefault(family.model_type, family) != family:
+            raise ValueError(
+                f"two families are called {family.model_type!r}: that of {known[family.model_type].module} and that of {family.module}, which is "
+                "named by an installed package: rename or uninstall one"
+            )
+    return sorted(known.values(), key=lambda family: family.model_type)
+
+
 def list_families() -> list[str]:
-    """Names of the families that are registered."""
-    return sorted(_FAMILIES)
+    """Names of `known_families`."""
+    return [family.model_type for family in known_families()]
 
 
 def get_family(model_type: str | None, where: str = "") -> Family:
-    """A family by name.
+    """A family by name. One that an installed package names is registered when it is first asked for.
 
     Args:
         model_type: its name.
@@ -64,13 +87,16 @@ def get_family(model_type: str | None, where: str = "") -> Family:
     Raises:
         ValueError: this version of the package has no such family.
     """
-    if model_type not in _FAMILIES:
-        start = f"{where} is of the family" if where else "unknown family"
-        raise ValueError(
-            f"{start} {model_type!r}, which this version of nufm_hub does not know: it has {list_families()}. Install the version (or import the "
-            "package) that brings it, or register it with nufm_hub.models.register_family"
-        )
-    return _FAMILIES[model_type]
+    if model_type in _FAMILIES:
+        return _FAMILIES[model_type]
+    for family in known_families():
+        if family.model_type == model_type:
+            return register_family(family.model_type, family.module, family.prefix)
+    start = f"{where} is of the family" if where else "unknown family"
+    raise ValueError(
+        f"{start} {model_type!r}, which this version of nufm_hub does not know: it has {list_families()}. Install the version (or import the "
+        "package) that brings it, or register it with nufm_hub.register_family"
+    )
 
 
 def family_of(config_class: type) -> Family:
