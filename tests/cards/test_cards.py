@@ -41,6 +41,8 @@ RESULTS = CARDS / "results"
 NAMES = list_checkpoints()
 HEAD = "nufm/fasercal-mae-rel-flavour"
 COMMAND = "nufm card --all"
+# what a card calls them -> names in the files
+QUANTITIES = {"pre-training loss": "pretraining", "missing pT": "missing_pt", "missing pT above 1 GeV": "missing_pt_above_1gev"}
 
 
 def path_of(name: str) -> Path:
@@ -79,8 +81,8 @@ def test_metadata(name):
     model_name, read = model_index_to_eval_results(written)
     assert (model_name, len(read)) == (data.model_name, len(data.eval_results))
     for result in data.eval_results:
-        quantity = result.metric_name.partition(":")[0].replace(" ", "_")
-        scores = results["metrics"]["pretraining" if quantity == "pre-training_loss" else "missing_pt" if quantity == "missing_pT" else quantity]
+        quantity = result.metric_name.partition(":")[0]
+        scores = results["metrics"][QUANTITIES.get(quantity, quantity.replace(" ", "_"))]
         assert result.metric_value == scores[result.metric_type]
         assert result.metric_args.get("low") == scores.get(f"{result.metric_type}_low")
         assert result.dataset_revision == results["data"]["events_sha256"]
