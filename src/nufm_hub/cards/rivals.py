@@ -10,13 +10,15 @@ from typing import Any
 from nufm_hub.studies.tables import better
 
 from .facts import Facts
-from .markdown import number, revision, table
+from .markdown import interval, number, revision, table
 from .scores import metric_name, quantity_name
 
 # Of each quantity, what a table of rivals shows.
 _SHOWN = (
     "macro_auroc", "vertex_error_median", "vertex_error_mean", "vertex_error_q68", "vertex_beyond_100mm", "resolution68", "bias", "detection_auroc",
 )  # fmt: skip
+_WON_BY_A_CONSTANT = ("missing_pt.resolution68",)
+_CONSTANT = "mean"  # the rival that always says the same: the table of the evaluation has it for the vertex, elsewhere it is chance
 
 
 @dataclass(frozen=True)
@@ -47,13 +49,14 @@ def rivals_of(facts: Facts) -> Rivals | None:
 
 
 def _rivals(facts: Facts, data: Mapping[str, Any], file: str) -> Rivals | None:
-    own = {f"{quantity}.{key}": scores[key] for quantity, scores in facts.evaluation["metrics"].items() for key in _SHOWN if key in scores}
-    entries = data["summary"]
-    columns = [c for c in own if not c.startswith("vertex_baseline") and any(_mean(entry, c) is not None for entry in entries)]
+    metrics = facts.evaluation["metrics"]
+    own = {f"{quantity}.{key}": scores[key] for quantity, scores in metrics.items() for key in _SHOWN if key in scores}
+    entries = [entry for entry in data["summary"] if entry["rival"] != _CONSTANT]
+    columns = [c for c in own if not c.startswith("vertex_baseline") and c not in _WON_BY_A_CONSTANT and any(_mean(entry, c) is not None for entry in entries)]
     if not columns:
         return None
     labels = facts.step.training["data"]["train"]["events"]
-    rows = [(f"`{facts.name}`", number(labels), *(number(own[c]) for c in columns))]
+    rows = [(f"`{facts.name}`", number(labels), *(f"{number(own[c])} ({_interval(metrics[c.partition('.')[0]], c)})" for c in columns))]
     rows += [(entry["rival"], number(entry["labels"]), *(_cell(entry, c) for c in columns)) for entry in entries]
     lost = [_name(c) for c in columns if any(_beats(entry, c, own[c]) for entry in entries if entry["labels"] <= labels)]
     text = table(("", "labelled events", *map(_name, columns)), rows)
@@ -64,8 +67,16 @@ def _mean(entry: Mapping[str, Any], column: str) -> float | None:
     return entry["metrics"].get(column, {}).get("mean")
 
 
+def _interval(scores: Mapping[str, Any], column: str) -> str:
+    key = column.partition(".")[2]
+    return interval(scores.get(f"{key}_low"), scores.get(f"{key}_high"))
+
+
 def _cell(entry: Mapping[str, Any], column: str) -> str:
-    return "–" if (mean := _mean(entry, column)) is None else number(mean)
+    if (mean := _mean(entry, column)) is None:
+        return "–"
+    std = entry["metrics"][column].get("std")
+    return number(mean) if std is None else f"{number(mean)} ± {std:.2g}"
 
 
 def _beats(entry: Mapping[str, Any], column: str, own: float | None) -> bool:
