@@ -52,7 +52,8 @@ def _rivals(facts: Facts, data: Mapping[str, Any], file: str) -> Rivals | None:
     metrics = facts.evaluation["metrics"]
     own = {f"{quantity}.{key}": scores[key] for quantity, scores in metrics.items() for key in _SHOWN if key in scores}
     entries = [entry for entry in data["summary"] if entry["rival"] != _CONSTANT]
-    columns = [c for c in own if not c.startswith("vertex_baseline") and c not in _WON_BY_A_CONSTANT and any(_mean(entry, c) is not None for entry in entries)]
+    left_out = (*_WON_BY_A_CONSTANT, *(c for c in own if c.startswith("vertex_baseline.")))
+    columns = [c for c in own if c not in left_out and any(_mean(entry, c) is not None for entry in entries)]
     if not columns:
         return None
     labels = facts.step.training["data"]["train"]["events"]
