@@ -129,6 +129,7 @@ def test_cards(folder, tmp_path):
     assert "arXiv" not in text  # it follows no paper
 
 
+@pytest.mark.slow
 def test_it_is_published_and_used_from_there(folder, tmp_path):
     with hub_server.Hub() as hub:
         environment = os.environ | {
@@ -150,6 +151,7 @@ def test_it_is_published_and_used_from_there(folder, tmp_path):
         assert {"config.json", "model.safetensors"} <= hub.files(f"{ID}-again").keys()
 
 
+@pytest.mark.slow
 def test_a_family_of_an_installed_package_is_found_by_commands(folder, tmp_path):
     source = Path(toy_family.__file__).read_text(encoding="utf-8").replace("Toy", "Mine").replace('"toy"', '"mine"')
     (tmp_path / "mine_models.py").write_text(source.split("register_family(")[0])

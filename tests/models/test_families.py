@@ -240,6 +240,7 @@ class StopAfter(transformers.TrainerCallback):
         control.should_training_stop = state.global_step >= self.steps
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_trainings_resume_and_get_a_card(family, tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
@@ -288,6 +289,7 @@ def test_bundled_ids_load_without_a_network(checkpoint, monkeypatch):
     assert type(AutoModel.from_pretrained(checkpoint)) is get_family(config.model_type).get("Model")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "before",
     [
