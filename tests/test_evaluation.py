@@ -156,8 +156,11 @@ def test_every_quantity_of_a_reconstruction(events, processor, files, tmp_path):
     residual = (np.concatenate([o.missing_pt.double().numpy() for o in outputs]) / pt - 1)[pt > 1]
     low, high = np.quantile(residual, (0.16, 0.84))
     assert metrics["missing_pt"]["sigma68"] == pytest.approx((high - low) / 2, rel=1e-4)
+    told = roc_auc_score(pt > 1, np.concatenate([o.missing_pt.double().numpy() for o in outputs]))
+    assert metrics["missing_pt_above_1gev"]["detection_auroc"] == pytest.approx(told, rel=1e-4)
     assert set(metrics) == {
         "flavour", "charm", "vertex", "vertex_baseline", "visible_momentum", "jet_momentum", "lepton_momentum", "missing_pt",
+        "missing_pt_above_1gev",
     }  # fmt: skip
 
 
