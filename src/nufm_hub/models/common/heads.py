@@ -12,35 +12,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .configuration import DetectorConfig
-from .modeling import DetectorModel, HeadLinear
+from .modeling import DetectorModel
 from .objectives import event_mean, vertex_loss
 from .outputs import HeadOutput
-
-
-class PooledHead(nn.Module):
-    """LayerNorm, dropout, linear."""
-
-    def __init__(self, config: DetectorConfig, outputs: int):
-        super().__init__()
-        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.head_dropout)
-        self.output = HeadLinear(config.hidden_size, outputs)
-
-    def forward(self, pooled: Tensor) -> Tensor:
-        """(B, hidden_size) -> (B, outputs)."""
-        return self.output(self.dropout(self.norm(pooled)))
 
 
 class TaskModel(DetectorModel):
     """Encoder, event vector, one head."""
 
-    def __init__(self, config: DetectorConfig, outputs: int):
+    def __init__(self, config: DetectorConfig, quantity: str, outputs: int):
         super().__init__(config)
-        self.head = self._make_head(config, outputs)
+        self.head = self._make_head(config, quantity, outputs, self._make_readout(config, 1))
         self.post_init()
-
-    def _make_head(self, config: DetectorConfig, outputs: int) -> nn.Module:
-        return PooledHead(config, outputs)
 
     def task_loss(self, logits: Tensor, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
         """The loss of predictions, float (B, outputs), for labels as the class says; `num_items_in_batch` as `Trainer` counts them."""
@@ -57,8 +40,8 @@ class TaskModel(DetectorModel):
         **inputs: Tensor,
     ) -> HeadOutput | tuple:
         """Predict; `labels` as the class says, `num_items_in_batch` as in `task_loss`, `inputs` as the family's processor makes them."""
-        encoded = self.encode(*args, output_hidden_states=output_hidden_states, output_attentions=output_attentions, **inputs)
-        logits = self.head(encoded.pooler_output)
+        encoded = self.encode_for_heads(*args, output_hidden_states=output_hidden_states, output_attentions=output_attentions, **inputs)
+        logits = self.head(encoded)
         loss = None if labels is None else self.task_loss(logits, labels, num_items_in_batch)
         return self._returned(HeadOutput(loss=loss, logits=logits, hidden_states=encoded.hidden_states, attentions=encoded.attentions), return_dict)
 
@@ -77,7 +60,7 @@ class Classification(TaskModel):
             config.id2label = dict(enumerate(classes))
             config.label2id = {name: i for i, name in enumerate(classes)}
         config.problem_type = "single_label_classification"
-        super().__init__(config, config.num_labels)
+        super().__init__(config, self.event_label, config.num_labels)
 
     def task_loss(self, logits: Tensor, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
         """Mean cross-entropy over the labels that are not -100.
@@ -125,7 +108,7 @@ class VertexRegression(TaskModel):
         config.id2label = {0: "x", 1: "y", 2: "z"}
         config.label2id = {"x": 0, "y": 1, "z": 2}
         config.problem_type = "regression"
-        super().__init__(config, 3)
+        super().__init__(config, "vertex", 3)
 
     def task_loss(self, logits: Tensor, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
         """Distance (see `vertex_loss`), summed over the events whose vertex is known, over the number of all events."""

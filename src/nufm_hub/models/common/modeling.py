@@ -27,10 +27,7 @@ from .configuration import DetectorConfig, explicit_revision
 from .kinematics import TaskWeights
 from .loading import check_finite, hub_options, saved_config, with_own_classes
 from .outputs import EncoderOutput
-
-
-class HeadLinear(nn.Linear):
-    """A linear layer that starts close to zero, so that the first predictions are neutral."""
+from .pooling import HeadLinear, PooledHead
 
 
 class DetectorModel(PreTrainedModel):
@@ -46,6 +43,18 @@ class DetectorModel(PreTrainedModel):
     ) -> EncoderOutput:
         """Encode a batch of B events, given as the family's processor makes them; at least `pooler_output` (B, hidden_size) comes out."""
         raise NotImplementedError(f"{type(self).__name__} belongs to a family whose base class has no encode")
+
+    def encode_for_heads(self, *args: Tensor, **inputs: Any) -> EncoderOutput:
+        """`encode`, with what the heads of the family need besides."""
+        return self.encode(*args, **inputs)
+
+    def _make_readout(self, config: DetectorConfig, quantities: int) -> nn.Module | None:
+        """What gives heads vectors of their own, (B, quantities, hidden_size), of an `EncoderOutput`; None: they share the event vector."""
+        return None
+
+    def _make_head(self, config: DetectorConfig, quantity: str, outputs: int, readout: nn.Module | None = None) -> nn.Module:
+        """The head of a quantity (an event label, `vertex`, a momentum); called as `PooledHead` is."""
+        return PooledHead(config, outputs, readout)
 
     @classmethod
     def encoder_depths(cls, names: Iterable[str]) -> dict[str, int]:

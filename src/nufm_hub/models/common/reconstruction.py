@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .configuration import DetectorConfig
-from .heads import PooledHead
 from .kinematics import MOMENTA, TaskWeights, check_momentum_scales, from_cylindrical, momentum_loss
 from .modeling import DetectorModel
 from .objectives import event_mean, vertex_loss
@@ -33,9 +32,11 @@ class MomentumRegression(DetectorModel):
         config.momentum_scales = check_momentum_scales(config.momentum_scales)
         super().__init__(config)
         outputs = self._outputs(config)
-        quantities = nn.ModuleDict({name: PooledHead(config, n) for name, n in outputs.items()})
+        quantities = nn.ModuleDict({name: self._make_head(config, name, n) for name, n in outputs.items()})
         weights = TaskWeights({name: _START.get(name, 1.0) for name in (*outputs, "lepton_momentum")})
         self.head = nn.ModuleDict({"quantities": quantities, "task_weight": weights})
+        if (readout := self._make_readout(config, len(outputs))) is not None:
+            self.head["readout"] = readout
         self.post_init()
 
     def _outputs(self, config: DetectorConfig) -> dict[str, int]:
@@ -57,8 +58,10 @@ class MomentumRegression(DetectorModel):
         Raises:
             ValueError: inputs that do not fit the detector, or labels of the wrong shape.
         """
-        encoded = self.encode(*args, output_hidden_states=False, output_attentions=False, **inputs)
-        raw = {name: head(encoded.pooler_output) for name, head in self.head["quantities"].items()}
+        encoded = self.encode_for_heads(*args, output_hidden_states=False, output_attentions=False, **inputs)
+        heads = self.head["quantities"]
+        vectors = self.head["readout"](encoded).unbind(1) if "readout" in self.head else [None] * len(heads)
+        raw = {name: head(encoded, vector) for (name, head), vector in zip(heads.items(), vectors)}
         scales = self.config.momentum_scales
         visible, jet = (from_cylindrical(raw[f"{name}_momentum"], scales[name]) for name in ("visible", "jet"))
         values = {f"{name}_logits": raw[name] for name in CLASSIFIED if name in raw}

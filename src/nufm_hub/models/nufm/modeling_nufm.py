@@ -19,8 +19,9 @@ from transformers import initialization as init
 
 from nufm_hub.detectors import DetectorSpec
 from nufm_hub.models.common.heads import CharmClassification, FlavourClassification, ParticleID, VertexRegression
-from nufm_hub.models.common.modeling import DetectorModel, HeadLinear
+from nufm_hub.models.common.modeling import DetectorModel
 from nufm_hub.models.common.outputs import EncoderOutput, HeadOutput, PreTrainingOutput, ReconstructionOutput, VoxelOutput
+from nufm_hub.models.common.pooling import HeadLinear
 from nufm_hub.models.common.reconstruction import EventReconstruction, MomentumRegression
 
 from .configuration_nufm import NuFMConfig

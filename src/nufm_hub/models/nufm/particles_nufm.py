@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from nufm_hub.models.common.heads import Classification
-from nufm_hub.models.common.modeling import HeadLinear
+from nufm_hub.models.common.pooling import HeadLinear
 from nufm_hub.models.common.outputs import HeadOutput
 
 from .configuration_nufm import NuFMConfig
@@ -57,7 +57,7 @@ class NuFMForEventParticleID(Classification, NuFMPreTrainedModel):
         super().__init__(config)
         self.embeddings.tracks = None  # its features enter in the head
 
-    def _make_head(self, config: NuFMConfig, outputs: int) -> nn.Module:
+    def _make_head(self, config: NuFMConfig, quantity: str, outputs: int, readout: nn.Module | None = None) -> nn.Module:
         branch = config.spec.track_branch
         if branch is None or branch.max_count != 1:
             raise ValueError(f"detector {config.spec.name!r} has no features of single particles: make one with nufm_hub.events.crops.crop_detector")
