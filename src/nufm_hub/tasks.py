@@ -24,7 +24,7 @@ class Task:
         judged: by its `losses`, by the labels of `voxels`, or by what it predicts of `events` (or particles).
         event_label: the event label whose classes it predicts, if so.
         metrics: makes a `compute_metrics` function for `Trainer`.
-        momenta: whether the model needs scales of momenta.
+        scales: properties of the processor that the configuration of the model has, by name.
         grouped: whether it takes all particles of an event at once.
     """
 
@@ -34,8 +34,12 @@ class Task:
     judged: Literal["losses", "voxels", "events"] = "events"
     event_label: str | None = None
     metrics: Callable[[EventProcessor], Callable[..., dict[str, float]]] | None = None
-    momenta: bool = False
+    scales: tuple[str, ...] = ()
     grouped: bool = False
+
+    def scales_of(self, processor: EventProcessor) -> dict[str, Any]:
+        """What the configuration of the model takes over from its processor."""
+        return {name: getattr(processor, name) for name in self.scales}
 
     def model_class(self, config_class: type[PreTrainedConfig]) -> type[DetectorModel]:
         """The model of a family, by its configuration class; ValueError when it has none for this task."""
@@ -50,10 +54,13 @@ def _of_classes(name: str, found: type[auto.AutoTaskModel], label: str | None = 
 _ALL = (
     Task("pretraining", auto.AutoModelForPreTraining, "voxels", "losses"),
     _of_classes("flavour", auto.AutoModelForFlavourClassification),
-    Task("vertex", auto.AutoModelForVertexRegression, "vertex", metrics=vertex_metrics),
+    Task("vertex", auto.AutoModelForVertexRegression, "vertex", metrics=vertex_metrics, scales=("vertex_scale",)),
     _of_classes("charm", auto.AutoModelForCharmClassification),
-    Task("momentum", auto.AutoModelForMomentumRegression, "reconstruction", metrics=momentum_metrics, momenta=True),
-    Task("reconstruction", auto.AutoModelForEventReconstruction, "reconstruction", metrics=reconstruction_metrics, momenta=True),
+    Task("momentum", auto.AutoModelForMomentumRegression, "reconstruction", metrics=momentum_metrics, scales=("momentum_scales",)),
+    Task(
+        "reconstruction", auto.AutoModelForEventReconstruction, "reconstruction", metrics=reconstruction_metrics,
+        scales=("momentum_scales", "vertex_scale"),
+    ),
     Task("voxels", auto.AutoModelForVoxelClassification, "voxels", "voxels", metrics=voxel_metrics),
     _of_classes("particle", auto.AutoModelForParticleID),
     # No metrics during training: the Trainer expects one prediction an event, and cuts off what is more in the last batch.

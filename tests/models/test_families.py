@@ -64,8 +64,8 @@ def make(family, task=None, **overrides):
     torch.manual_seed(0)
     made = get_family(family)
     processor = made.get("Processor").fit(events(), PARTICLES)
-    if task is not None and task.momenta:
-        overrides["momentum_scales"] = processor.momentum_scales
+    if task is not None:
+        overrides |= task.scales_of(processor)
     config = made.config.preset("nano", PARTICLES, **overrides)
     model = (made.get("Model") if task is None else task.model_class(made.config))(config)
     with torch.no_grad():

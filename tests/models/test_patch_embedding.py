@@ -7,6 +7,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from nufm_hub.detectors import VoxelBranch
+from nufm_hub.models.nufm.configuration_nufm import NuFMConfig
 from nufm_hub.models.nufm.patch_embedding import NuFMPatchEmbedding, choose_kernels, patchify
 
 BATCH = 3
@@ -33,6 +34,10 @@ def dense_grid(branch, coordinates, event, features):
     return grid
 
 
+def make(branch, size):
+    return NuFMPatchEmbedding(NuFMConfig(hidden_size=size, num_attention_heads=2), branch)
+
+
 def dense_embedding(embed, grid):
     """(B, d, patches) the slow way, and the sub-patches that hold a hit are the only ones that GELU(LayerNorm) may fill."""
     project = embed.projection
@@ -49,11 +54,11 @@ def dense_embedding(embed, grid):
 @pytest.mark.parametrize("count", [1, 40, 700])
 def test_equals_dense_convolution_with_gradients(branch, count):
     torch.manual_seed(0)
-    embed = NuFMPatchEmbedding(branch, 16, 1e-6)
+    embed = make(branch, 16)
     coordinates, event, features = voxels(branch, count)
     features.requires_grad_(True)
     patches = patchify(coordinates, event, features, torch.arange(count), branch, BATCH)
-    got = embed(patches)
+    got, _ = embed(patches)
 
     cotangent = torch.randn_like(got)
     parameters = [features, *embed.parameters()]
@@ -77,30 +82,30 @@ def test_equals_dense_convolution_with_gradients(branch, count):
 
 @pytest.mark.parametrize("branch", CASES.values(), ids=CASES)
 def test_float64_gradients(branch):
-    embed = NuFMPatchEmbedding(branch, 8, 1e-6).double()
+    embed = make(branch, 8).double()
     coordinates, event, features = voxels(branch, 12)
 
     def run(x):
-        return embed(patchify(coordinates, event, x, torch.arange(12), branch, BATCH))
+        return embed(patchify(coordinates, event, x, torch.arange(12), branch, BATCH))[0]
 
     assert torch.autograd.gradcheck(run, features.double().requires_grad_(True))
 
 
 @pytest.mark.parametrize("branch", CASES.values(), ids=CASES)
 def test_order_of_voxels_does_not_matter(branch):
-    embed = NuFMPatchEmbedding(branch, 16, 1e-6)
+    embed = make(branch, 16)
     coordinates, event, features = voxels(branch, 200)
     order = torch.randperm(200, generator=torch.Generator().manual_seed(1))
-    a = embed(patchify(coordinates, event, features, torch.arange(200), branch, BATCH))
-    b = embed(patchify(coordinates[order], event[order], features[order], order, branch, BATCH))
+    a, _ = embed(patchify(coordinates, event, features, torch.arange(200), branch, BATCH))
+    b, _ = embed(patchify(coordinates[order], event[order], features[order], order, branch, BATCH))
     assert torch.equal(a, b)
 
 
 @pytest.mark.parametrize("branch", CASES.values(), ids=CASES)
 def test_no_voxel_gives_no_row(branch):
-    embed = NuFMPatchEmbedding(branch, 16, 1e-6)
+    embed = make(branch, 16)
     none = torch.zeros(0, 3, dtype=torch.long)
-    out = embed(patchify(none, none[:, 0], torch.zeros(0, len(branch.channels)), none[:, 0], branch, BATCH))
+    out, _ = embed(patchify(none, none[:, 0], torch.zeros(0, len(branch.channels)), none[:, 0], branch, BATCH))
     assert out.shape == (0, 16)
     out.sum().backward()
     assert all(p.grad is not None and not p.grad.any() for p in embed.parameters())
@@ -108,23 +113,23 @@ def test_no_voxel_gives_no_row(branch):
 
 def test_voxels_at_the_same_place_add_up():
     branch = CASES["two convolutions"]
-    embed = NuFMPatchEmbedding(branch, 16, 1e-6)
+    embed = make(branch, 16)
     coordinates = torch.tensor([[3, 4, 5], [3, 4, 5], [20, 1, 2]])
     features = torch.randn(3, 2)
     event, voxel = torch.zeros(3, dtype=torch.long), torch.arange(3)
-    twice = embed(patchify(coordinates, event, features, voxel, branch, 1))
-    once = embed(patchify(coordinates[1:], event[1:], torch.stack([features[0] + features[1], features[2]]), voxel[1:], branch, 1))
+    twice, _ = embed(patchify(coordinates, event, features, voxel, branch, 1))
+    once, _ = embed(patchify(coordinates[1:], event[1:], torch.stack([features[0] + features[1], features[2]]), voxel[1:], branch, 1))
     torch.testing.assert_close(twice, once)
 
 
 def test_select_equals_embedding_first():
     branch = CASES["two convolutions"]
-    embed = NuFMPatchEmbedding(branch, 16, 1e-6)
+    embed = make(branch, 16)
     coordinates, event, features = voxels(branch, 300)
     patches = patchify(coordinates, event, features, torch.arange(300), branch, BATCH)
     keep = torch.arange(len(patches)) % 3 != 1
     chosen = patches.select(keep)
-    torch.testing.assert_close(embed(chosen), embed(patches)[keep])
+    torch.testing.assert_close(embed(chosen)[0], embed(patches)[0][keep])
     assert torch.equal(chosen.features, features[chosen.voxel])
     assert torch.equal(chosen.event[chosen.row], event[chosen.voxel])
 
@@ -167,7 +172,7 @@ def test_memory_follows_the_voxels_and_not_the_grid():
     generator = torch.Generator().manual_seed(0)
     coordinates = torch.randint(0, 768, (count, 3), generator=generator)
     event = torch.randint(0, batch, (count,), generator=generator)
-    embed = NuFMPatchEmbedding(branch, 16, 1e-6)
+    embed = make(branch, 16)
     with LargestTensor() as largest:
         patches = patchify(coordinates, event, torch.ones(count, 1), torch.arange(count), branch, batch)
         embed(patches)

@@ -105,7 +105,7 @@ def test_losses_of_one_event_by_hand(toy, monkeypatch):
     table = net.patches(inputs_of(batch))
     visible = [first_of_each(t.window, 0, 0, None) for t in table]
     tracks = net.other_tokens(inputs_of(batch))["tracks"]
-    latents, _, _, _ = net.encoder(net.embed(table, visible, 1), [tracks], 1)
+    latents = net.encoder(net.embed(table, visible, 1), [tracks], 1).latents
     context = net.decoder.projection(latents)
 
     def decode(queries):
@@ -154,7 +154,7 @@ def test_hidden_voxels_do_not_reach_the_latents(toy):
     patch = patches[0]
     code = patch.window * 16 + patch.position
     position = net.embeddings.voxels[0]
-    shown_values = position.patch_embedding(patch) + position.position(patch.position)
+    shown_values = position.patch_embedding(patch)[0] + position.position(patch.position)
     hidden = ~torch.isclose(shown_values[:, None], shown[0].values[None], atol=1e-5).all(-1).any(1)
     assert hidden.sum() == len(code) - len(shown[0].event)
     batch["voxel_features"][0, patch.voxel[hidden[patch.row]]] += 10

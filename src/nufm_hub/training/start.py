@@ -69,7 +69,7 @@ def _continued(
             f"{source} reads detector {processor.spec.name!r} (hash {processor.spec.hash}), the events are of {events.spec.name!r} "
             f"(hash {events.spec.hash}): transfer the encoder to the new detector (transfer=True, --transfer)"
         )
-    if replace_targets or (task.momenta and processor.momentum_scales is None):
+    if replace_targets or None in task.scales_of(processor).values():
         processor = processor.with_targets(_singles(events), replace=replace_targets)
     options = _model_options(task, recipe, processor)
     model, info = model_class.from_pretrained(source, ignore_mismatched_sizes=True, output_loading_info=True, **options)
@@ -82,7 +82,7 @@ def _continued(
 
 
 def _model_options(task: Task, recipe: Recipe, processor: EventProcessor) -> dict[str, Any]:
-    return recipe.model | ({"momentum_scales": processor.momentum_scales} if task.momenta else {})
+    return recipe.model | task.scales_of(processor)
 
 
 def _singles(events: Events) -> Iterator[Event]:

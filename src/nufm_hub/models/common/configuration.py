@@ -15,7 +15,7 @@ from nufm_hub.detectors import DetectorSpec, load_detector
 
 # Of another detector's configuration these are not taken over: the detector, what its classes are, and how it was saved.
 _NOT_INHERITED = {
-    "detector", "momentum_scales", "id2label", "label2id", "problem_type", "architectures", "transformers_version", "dtype",
+    "detector", "momentum_scales", "vertex_scale", "id2label", "label2id", "problem_type", "architectures", "transformers_version", "dtype",
     "output_hidden_states", "return_dict",
 }  # fmt: skip
 
@@ -45,6 +45,7 @@ class DetectorConfig(PreTrainedConfig):
         head_dropout, head_init_std: dropout before, and standard deviation of the (truncated normal) start of, the task heads' linear layer.
         label_smoothing: of the classification heads' cross-entropy.
         momentum_scales: `EventProcessor.momentum_scales`, needed by the models that give momenta.
+        vertex_scale: `EventProcessor.vertex_scale`, needed by the models that point to the vertex.
 
     Raises:
         ValueError: sizes that do not fit together, an unknown option, or a detector that makes no sense.
@@ -65,6 +66,7 @@ class DetectorConfig(PreTrainedConfig):
     head_init_std: float = 2e-5
     label_smoothing: float = 0.0
     momentum_scales: Any = None
+    vertex_scale: Any = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         spec = load_detector("fasercal" if self.detector is None else self.detector)

@@ -9,7 +9,7 @@ import copy
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from .configuration import DetectorConfig
 from .modeling import DetectorModel

@@ -113,6 +113,11 @@ class EventProcessor(FeatureExtractionMixin):
         """Scales of the visible, jet and lepton momenta, see `fit_momentum_scales`; None when the events of the fit carried none."""
         return self.statistics.get("momentum")
 
+    @property
+    def vertex_scale(self) -> dict[str, list[float]] | None:
+        """`mean` and `std`, mm, three numbers each: labels of vertices are (position - mean) / std; None when the events of the fit had none."""
+        return self.statistics.get("vertex")
+
     def __call__(self, events: Event | Sequence[Event], labels: str | None = None, return_tensors: str = "pt") -> BatchFeature:
         """Pack events into the model's inputs.
 

@@ -40,6 +40,16 @@ class NuFMConfig(DetectorConfig):
             `ceil(n / (positions_per_window // num_window_cls))` of them, so a sparse window makes fewer latents.
         window_position: what tells windows of a branch apart, added after the window layers: `"learned"` (one vector per window) or
             `"sincos"` (frozen, for grids with many windows).
+        presence_channel: give the embedding of patches a feature that is 1 at every voxel, so that a patch with one faint voxel is not
+            the same as one with one bright voxel. Not in the published layout.
+        patch_moments: add moments of patches and their pieces (energy, number, middle, widths ...) to what the convolutions make of them,
+            see `cell_moments`. They move to other detectors with the encoder. Not in the published layout.
+        continuous_position: add a vector of the mean position in mm of the energy in a patch. Not in the published layout.
+        stem_depth: blocks of depth-wise sparse convolutions between the pieces of patches, in branches whose patches are embedded in two steps;
+            0 in the published layout. The pieces then have half the width of the tokens instead of a quarter.
+        readout_depth: cross-attention layers with which each head's own query looks at latents and tokens; 0: heads read the mean of the
+            latents, as published.
+        vertex_pointing: find vertices by pointing to pieces of patches, see `NuFMPointingHead`; needs `vertex_scale`. Not in the published layout.
         min_voxels_per_branch: a voxel branch with fewer voxels in an event counts as empty there.
         hidden_dropout, attention_dropout: dropout after projections, and on attention weights.
         drop_path_rate: stochastic depth; rises over the window layers and along the fusion layers, half as much in cross-attention.
@@ -87,6 +97,12 @@ class NuFMConfig(DetectorConfig):
     fusion_depth: int = 6
     num_window_cls: int = 2
     window_position: str = "learned"
+    presence_channel: bool = False
+    patch_moments: bool = False
+    continuous_position: bool = False
+    stem_depth: int = 0
+    readout_depth: int = 0
+    vertex_pointing: bool = False
     min_voxels_per_branch: int = 1
     hidden_dropout: float = 0.0
     attention_dropout: float = 0.0
@@ -121,6 +137,16 @@ class NuFMConfig(DetectorConfig):
     def pretrains_on_truth(self) -> bool:
         return bool(self.relational)
 
+    @property
+    def needs_energy(self) -> bool:
+        """Whether the model reads `voxel_energy`."""
+        return self.patch_moments or self.continuous_position or self.vertex_pointing
+
+    @property
+    def cell_size(self) -> int:
+        """Width of the pieces of patches that are embedded in two steps."""
+        return self.hidden_size // (2 if self.stem_depth else 4)
+
     def _check(self, spec: DetectorSpec) -> None:
         branches = [b.name for b in spec.voxel_branches]
         for size, heads in (("hidden_size", "num_attention_heads"), ("decoder_hidden_size", "decoder_num_attention_heads")):
@@ -134,7 +160,8 @@ class NuFMConfig(DetectorConfig):
             if len(value) != len(branches) or any(not isinstance(v, int) or v < 0 for v in value):
                 raise ValueError(f"{key}={value} needs one number >= 0 for each voxel branch of {spec.name!r}: {branches}")
         at_least_one = ("fusion_depth", "num_window_cls", "min_voxels_per_branch", "decoder_depth")
-        for key, low in (*((key, 1) for key in at_least_one), ("occupancy_distance", 0), ("context_depth", 0)):
+        at_least_zero = ("occupancy_distance", "context_depth", "stem_depth", "readout_depth")
+        for key, low in (*((key, 1) for key in at_least_one), *((key, 0) for key in at_least_zero)):
             if getattr(self, key) < low:
                 raise ValueError(f"{key}={getattr(self, key)} must be at least {low}")
         self._check_shares(

@@ -12,7 +12,8 @@ from nufm_hub.detectors import ImageBranch, TrackBranch, VoxelBranch
 
 from .configuration_nufm import NuFMConfig
 from .layers_nufm import FrozenPosition, NuFMLayer, Sequences, WindowEmbedding
-from .patch_embedding import NuFMPatchEmbedding, Patches
+from .moments_nufm import MOMENTS, NuFMPosition, cell_moments, cell_positions, inside
+from .patch_embedding import Cells, NuFMPatchEmbedding, Patches
 
 
 @dataclass
@@ -26,6 +27,8 @@ class Tokens:
             the embedding of windows has `hidden_size` numbers for each of them.
         window_vectors: (windows, hidden_size) added after the window layers, or None in a branch of one window.
         source: (hidden_size,) added to the CLS tokens after the window layers, or None in the first branch.
+        moments: (T, MOMENTS) of the patches, see `cell_moments`, or None in the published layout.
+        cells: the pieces of the patches.
     """
 
     values: Tensor
@@ -34,6 +37,8 @@ class Tokens:
     occupied: Tensor
     window_vectors: Tensor | None
     source: Tensor | None
+    moments: Tensor | None
+    cells: Cells
 
 
 class NuFMVoxelEmbeddings(nn.Module):
@@ -41,16 +46,25 @@ class NuFMVoxelEmbeddings(nn.Module):
 
     def __init__(self, config: NuFMConfig, branch: VoxelBranch, first: bool):
         super().__init__()
-        self.patch_embedding = NuFMPatchEmbedding(branch, config.hidden_size, config.layer_norm_eps)
+        self.branch, self.with_moments = branch, config.patch_moments
+        self.patch_embedding = NuFMPatchEmbedding(config, branch)
         self.position = FrozenPosition(config.hidden_size, branch.window)
+        self.place = NuFMPosition(branch, config.hidden_size) if config.continuous_position else None
         self.source = None if first else nn.Parameter(torch.empty(config.hidden_size))
         self.window = window_embedding(config, branch, config.hidden_size)
 
     def forward(self, patches: Patches, occupied: Tensor) -> Tokens:
-        values = self.patch_embedding(patches) + self.position(patches.position)
+        values, cells = self.patch_embedding(patches)
+        values = values + self.position(patches.position)
         if self.source is not None:
             values = values + self.source
-        return Tokens(values, patches.event, patches.window, occupied, None if self.window is None else self.window.weight, self.source)
+        if self.place is not None:
+            values = values + self.place(cell_positions(patches.row, len(patches), patches.coordinates, patches.energy, self.branch))
+        moments = None
+        if self.with_moments:
+            moments = cell_moments(patches.row, len(patches), inside(patches.offset, self.branch.patch), patches.energy)
+        vectors = None if self.window is None else self.window.weight
+        return Tokens(values, patches.event, patches.window, occupied, vectors, self.source, moments, cells)
 
 
 def window_embedding(config: NuFMConfig, branch: VoxelBranch, size: int) -> nn.Module | None:
@@ -134,6 +148,9 @@ class NuFMBranchEncoder(nn.Module):
         super().__init__()
         self.num_cls, self.num_windows = config.num_window_cls, branch.num_windows
         self.patches_per_cls = max(1, branch.positions_per_window // self.num_cls)
+        self.moments = None
+        if config.patch_moments:  # here and not in the embeddings: they mean the same in every detector
+            self.moments = nn.Sequential(nn.Linear(MOMENTS, config.hidden_size), nn.GELU(), nn.Linear(config.hidden_size, config.hidden_size))
         self.cls_token = nn.Parameter(torch.empty(self.num_cls, config.hidden_size))
         rates = [config.drop_path_rate * i / max(1, depth + 2 * config.fusion_depth - 1) for i in range(depth)]
         self.layers = nn.ModuleList(NuFMLayer(config, config.hidden_size, config.num_attention_heads, drop_path=r) for r in rates)
@@ -161,7 +178,8 @@ class NuFMBranchEncoder(nn.Module):
         cls_row, cls_index = cls_mask.nonzero().unbind(1)
         token_row = row_of_window[tokens.event * self.num_windows + tokens.window]
         sequences = Sequences(torch.cat([cls_row, token_row]), len(rows))
-        hidden = torch.cat([self.cls_token[cls_index], tokens.values])
+        values = tokens.values if self.moments is None else tokens.values + self.moments(tokens.moments.to(tokens.values.dtype))
+        hidden = torch.cat([self.cls_token[cls_index], values])
         for layer in self.layers:
             hidden, _ = layer(hidden, sequences)
         hidden = self.norm(hidden)
@@ -172,6 +190,24 @@ class NuFMBranchEncoder(nn.Module):
         if tokens.source is not None:
             cls = cls + tokens.source
         return values, cls, rows[cls_row] // self.num_windows
+
+
+@dataclass
+class Encoded:
+    """What the encoder makes of a batch.
+
+    Attributes:
+        latents: (C, hidden_size), and how they form the events' `sequences`.
+        tokens: (S, hidden_size), those of the voxel branches first, in order, and their events int64 (S,).
+        history: latents before and after each round; attention `weights` (B, heads, L, tokens), if the attention gives them.
+    """
+
+    latents: Tensor
+    sequences: Sequences
+    tokens: Tensor
+    events: Tensor
+    history: list[Tensor]
+    weights: list[Tensor]
 
 
 class NuFMEncoder(nn.Module):
@@ -191,7 +227,7 @@ class NuFMEncoder(nn.Module):
 
     def forward(
         self, voxels: list[Tokens], others: list[tuple[Tensor, Tensor]], batch_size: int, *, keep_history: bool = False
-    ) -> tuple[Tensor, Sequences, list[Tensor], list[Tensor]]:
+    ) -> Encoded:
         """Encode a batch.
 
         Args:
@@ -199,10 +235,6 @@ class NuFMEncoder(nn.Module):
             others: further tokens (T, hidden_size) with their events int64 (T,).
             batch_size: number of events B.
             keep_history: whether to return the latents of every round and the cross-attention weights.
-
-        Returns:
-            latents (C, hidden_size) and how they form the events' sequences; latents before and after each round; attention weights,
-            (B, heads, L, tokens), if the attention gives them.
         """
         # an event with no occupied patch still has one latent, a lone CLS token of the first branch
         alone = torch.stack([t.occupied.view(batch_size, -1).sum(1) for t in voxels]).sum(0) == 0
@@ -219,4 +251,4 @@ class NuFMEncoder(nn.Module):
             if keep_history:
                 history.append(latents)
                 weights += [] if attention is None else [attention]
-        return latents, sequences, history, weights
+        return Encoded(latents, sequences, tokens, events, history, weights)

@@ -26,9 +26,10 @@ from nufm_hub.models.common.reconstruction import EventReconstruction, MomentumR
 
 from .configuration_nufm import NuFMConfig
 from .decoder_nufm import SeparableBasis, cosine_basis
-from .encoder_nufm import NuFMEmbeddings, NuFMEncoder, Tokens
-from .layers_nufm import FrozenPosition, Sequences, WindowEmbedding, sincos_position
+from .encoder_nufm import Encoded, NuFMEmbeddings, NuFMEncoder, Tokens
+from .layers_nufm import FrozenPosition, WindowEmbedding, sincos_position
 from .patch_embedding import Patches, SparsePatchConv3d, patchify
+from .readout_nufm import NuFMContext, NuFMEncoderOutput, NuFMPointingHead, NuFMReadout, mean_of_rows
 
 
 @dataclass
@@ -43,6 +44,8 @@ class NuFMInputs:
         image_features: float (B, D), flattened image; needed when the detector has an image branch.
         track_features: float (B, T, F); needed, with `track_mask`, when it has a track branch.
         track_mask: bool (B, T), True at real tracks.
+        voxel_energy: float32 (B, N), energy over that of a typical voxel of the branch (k of the processor); needed by models with moments,
+            continuous positions or pointing.
         branch_mask: bool (B, number of branches), False where a sub-detector is absent. Absent is not empty: an empty image or
             track branch makes a token that says so, an absent one makes none. None: all present.
     """
@@ -54,6 +57,7 @@ class NuFMInputs:
     track_features: Tensor | None = None
     track_mask: Tensor | None = None
     branch_mask: Tensor | None = None
+    voxel_energy: Tensor | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -71,6 +75,8 @@ class NuFMInputs:
             )
         if (mask := self.branch_mask) is not None and mask.shape != (branch.shape[0], len(spec.branches)):
             raise ValueError(f"branch_mask must be (B, {len(spec.branches)}), one column per branch of {spec.name!r}; got {tuple(mask.shape)}")
+        if (energy := self.voxel_energy) is not None and energy.shape != branch.shape:
+            raise ValueError(f"voxel_energy must be {tuple(branch.shape)}, one number a voxel; got {tuple(energy.shape)}")
         if branch.device.type == "cpu" and branch.numel() and int(branch.max()) >= len(spec.voxel_branches):
             raise ValueError(f"voxel_branch {int(branch.max())} is no voxel branch of {spec.name!r}, which has {len(spec.voxel_branches)}")
 
@@ -145,6 +151,9 @@ class NuFMPreTrainedModel(DetectorModel):
         """
         spec = self.config.spec
         inputs.check(spec)
+        if self.config.needs_energy and inputs.voxel_energy is None:
+            raise ValueError("this model reads voxel_energy beside voxel_features: make its inputs with the processor that is saved with it")
+        energy = None if inputs.voxel_energy is None else inputs.voxel_energy.flatten()
         batch, length = inputs.shape
         branch_of_voxel, coordinates, features = (
             rows.flatten(0, 1) for rows in (inputs.voxel_branch, inputs.voxel_coordinates, inputs.voxel_features)
@@ -158,7 +167,8 @@ class NuFMPreTrainedModel(DetectorModel):
                 present = present & inputs.branch_mask[:, i].bool()
             kept = present[event]
             voxel, event = voxel[kept], event[kept]
-            table.append(patchify(coordinates[voxel], event, features[voxel, : len(branch.channels)], voxel, branch, batch))
+            own = None if energy is None else energy[voxel]
+            table.append(patchify(coordinates[voxel], event, features[voxel, : len(branch.channels)], voxel, branch, batch, own))
         return table
 
     def other_tokens(self, inputs: NuFMInputs) -> dict[str, tuple[Tensor, Tensor]]:
@@ -206,25 +216,37 @@ class NuFMPreTrainedModel(DetectorModel):
         Raises:
             ValueError: inputs that do not fit the detector.
         """
-        given = NuFMInputs(*args, **inputs)
-        states = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        attentions = self.config.output_attentions if output_attentions is None else output_attentions
+        return self._encode(NuFMInputs(*args, **inputs), output_hidden_states, output_attentions)[0]
+
+    def encode_for_heads(
+        self, *args: Tensor, output_hidden_states: bool | None = None, output_attentions: bool | None = None, **inputs: Tensor
+    ) -> NuFMEncoderOutput:
+        output, encoded, tokens = self._encode(NuFMInputs(*args, **inputs), output_hidden_states, output_attentions)
+        return NuFMEncoderOutput(**output, context=NuFMContext.of(encoded, tokens[0]))
+
+    def _encode(self, given: NuFMInputs, states: bool | None, attentions: bool | None) -> tuple[EncoderOutput, Encoded, list[Tokens]]:
+        states = self.config.output_hidden_states if states is None else states
+        attentions = self.config.output_attentions if attentions is None else attentions
         patches, others, batch_size = self.patches(given), self.other_tokens(given), given.shape[0]
-        latents, sequences, history, weights = self.encoder(
-            self.embed(patches, None, batch_size), list(others.values()), batch_size, keep_history=bool(states or attentions)
-        )
-        return EncoderOutput(
-            last_hidden_state=sequences.pad(latents),
+        tokens = self.embed(patches, None, batch_size)
+        encoded = self.encoder(tokens, list(others.values()), batch_size, keep_history=bool(states or attentions))
+        sequences = encoded.sequences
+        output = EncoderOutput(
+            last_hidden_state=sequences.pad(encoded.latents),
             latent_mask=sequences.mask,
-            pooler_output=mean_of_rows(latents, sequences),
-            hidden_states=tuple(sequences.pad(rows) for rows in history) if states else None,
-            attentions=tuple(weights) if attentions else None,
+            pooler_output=mean_of_rows(encoded.latents, sequences),
+            hidden_states=tuple(sequences.pad(rows) for rows in encoded.history) if states else None,
+            attentions=tuple(encoded.weights) if attentions else None,
         )
+        return output, encoded, tokens
 
+    def _make_readout(self, config: NuFMConfig, quantities: int) -> nn.Module | None:
+        return NuFMReadout(config, quantities) if config.readout_depth else None
 
-def mean_of_rows(rows: Tensor, sequences: Sequences) -> Tensor:
-    """Mean of the rows (T, d) of each sequence: (G, d)."""
-    return sequences.pad(rows).sum(dim=1) / sequences.mask.sum(dim=1, keepdim=True).to(rows.dtype)
+    def _make_head(self, config: NuFMConfig, quantity: str, outputs: int, readout: nn.Module | None = None) -> nn.Module:
+        if quantity == "vertex" and config.vertex_pointing:
+            return NuFMPointingHead(config, self.embeddings.voxels[0].patch_embedding.cell_size, readout)
+        return super()._make_head(config, quantity, outputs, readout)
 
 
 class NuFMModel(NuFMPreTrainedModel):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from nufm_hub.models.common.heads import Classification
-from nufm_hub.models.common.pooling import HeadLinear
 from nufm_hub.models.common.outputs import HeadOutput
+from nufm_hub.models.common.pooling import HeadLinear
 
 from .configuration_nufm import NuFMConfig
 from .layers_nufm import NuFMLayer, Sequences

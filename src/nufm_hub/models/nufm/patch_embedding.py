@@ -14,7 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nufm_hub.detectors import VoxelBranch
+from nufm_hub.sparse import SparseLevel
 from nufm_hub.sparse.keys import distinct
+
+from .configuration_nufm import NuFMConfig
+from .moments_nufm import MOMENTS, cell_moments, cell_positions, inside
+from .stem_nufm import NuFMStemBlock
 
 MAX_SINGLE_VOLUME = 512  # larger patches are embedded by two convolutions
 MAX_FIRST_VOLUME = 32
@@ -40,6 +45,8 @@ class Patches:
         offset: int64 (N,): place of the voxel in its patch, `(x * patch_y + y) * patch_z + z`.
         sub, inner: int64 (N,): sub-patch of the voxel in its patch, and place in the sub-patch, when the patch is embedded in two steps.
         voxel: int64 (N,): index of the voxel in the batch's list of voxels (padding dropped).
+        coordinates: int64 (N, 3): voxel indices in the grid of the branch.
+        energy: (N,) in units of a typical voxel, see `NuFMInputs`; None where the inputs have none.
     """
 
     event: Tensor
@@ -51,6 +58,8 @@ class Patches:
     sub: Tensor
     inner: Tensor
     voxel: Tensor
+    coordinates: Tensor
+    energy: Tensor | None = None
 
     def __len__(self) -> int:
         return self.event.shape[0]
@@ -59,7 +68,8 @@ class Patches:
         """The patches where `keep`, bool (P,), is True, with their voxels."""
         row = (keep.long().cumsum(0) - 1)[self.row]
         voxels = keep[self.row].nonzero().squeeze(1)
-        per_voxel = {name: getattr(self, name)[voxels] for name in ("features", "offset", "sub", "inner", "voxel")}
+        names = ("features", "offset", "sub", "inner", "voxel", "coordinates", "energy")
+        per_voxel = {name: values[voxels] for name in names if (values := getattr(self, name)) is not None}
         return Patches(self.event[keep], self.window[keep], self.position[keep], row=row[voxels], **per_voxel)
 
 
@@ -78,7 +88,15 @@ def _axis_codes(branch: VoxelBranch, kernels: tuple[tuple[int, int, int], tuple[
     return torch.stack([patch_code, inside * stride(branch.patch), sub, inner])
 
 
-def patchify(coordinates: Tensor, event: Tensor, features: Tensor, voxel: Tensor, branch: VoxelBranch, batch_size: int) -> Patches:
+def patchify(
+    coordinates: Tensor,
+    event: Tensor,
+    features: Tensor,
+    voxel: Tensor,
+    branch: VoxelBranch,
+    batch_size: int,
+    energy: Tensor | None = None,
+) -> Patches:
     """Sort voxels into the occupied patches of a branch.
 
     Args:
@@ -88,6 +106,7 @@ def patchify(coordinates: Tensor, event: Tensor, features: Tensor, voxel: Tensor
         voxel: int64 (N,) carried along, see `Patches`.
         branch: the geometry.
         batch_size: number of events.
+        energy: (N,) carried along.
 
     Raises:
         ValueError: a coordinate outside the grid, or an event outside the batch (checked on the CPU only: the check would stall a GPU).
@@ -115,6 +134,8 @@ def patchify(coordinates: Tensor, event: Tensor, features: Tensor, voxel: Tensor
         sub=sub,
         inner=inner,
         voxel=voxel,
+        coordinates=coordinates,
+        energy=energy,
     )
 
 
@@ -149,34 +170,84 @@ class SparsePatchConv3d(nn.Conv3d):
         return F.linear(dense.view(rows, volume * self.in_channels), weight, self.bias)
 
 
+@dataclass
+class Cells:
+    """The pieces that patches are put together from, R in all: sub-patches, or the patches themselves where they are embedded in one step.
+
+    Attributes:
+        values: (R, size).
+        patch: int64 (R,), patch of each.
+        position: float32 (R, 3), mm, mean of the voxels weighted with energy; None where the inputs have no energies.
+    """
+
+    values: Tensor
+    patch: Tensor
+    position: Tensor | None
+
+
 class NuFMPatchEmbedding(nn.Module):
     """Patches -> vectors: one convolution, or two with LayerNorm and GELU between when the patch has more than 512 voxels.
 
     Two voxels at the same place of an event count with the sum of their features.
+
+    Published is the convolution of the features alone. It has no bias before the norm, so that a lone voxel gives the same vector whatever
+    its energy; `presence_channel` adds a feature that is 1 at every voxel. With `patch_moments` sub-patches also know their moments, and
+    with `stem_depth` they look at each other before they become patches.
     """
 
-    def __init__(self, branch: VoxelBranch, hidden_size: int, layer_norm_eps: float):
+    def __init__(self, config: NuFMConfig, branch: VoxelBranch):
         super().__init__()
+        self.branch = branch
         first, second = patch_kernels(branch.patch)
-        self.sub_patches = math.prod(second)
-        channels = len(branch.channels)
+        self.sub_patches, size = math.prod(second), config.hidden_size
+        self.presence = config.presence_channel
+        channels = len(branch.channels) + self.presence
         if self.sub_patches == 1:
-            self.projection = SparsePatchConv3d(channels, hidden_size, first)
+            self.cell_size = size
+            self.projection = SparsePatchConv3d(channels, size, first)
         else:
-            self.sub_projection = SparsePatchConv3d(channels, hidden_size // 4, first, bias=False)
-            self.sub_norm = nn.LayerNorm(hidden_size // 4, eps=layer_norm_eps)
-            self.projection = SparsePatchConv3d(hidden_size // 4, hidden_size, second)
+            self.cell_size = inner = config.cell_size
+            self.sub_projection = SparsePatchConv3d(channels, inner, first, bias=False)
+            self.sub_moments = nn.Linear(MOMENTS, inner) if config.patch_moments else None
+            self.sub_norm = nn.LayerNorm(inner, eps=config.layer_norm_eps)
+            self.stem = nn.ModuleList(NuFMStemBlock(inner, config.layer_norm_eps) for _ in range(config.stem_depth))
+            self.projection = SparsePatchConv3d(inner, size, second)
 
-    def forward(self, patches: Patches) -> Tensor:
-        """(P, hidden_size)."""
+    def forward(self, patches: Patches) -> tuple[Tensor, Cells]:
+        """(P, hidden_size), and the pieces."""
         features = patches.features.to(self.projection.weight.dtype)
+        if self.presence:
+            features = torch.cat([features, torch.ones_like(features[:, :1])], dim=1)
         if self.sub_patches == 1:
-            return self.projection(features, patches.row * math.prod(self.projection.kernel_size) + patches.offset, len(patches))
+            values = self.projection(features, patches.row * math.prod(self.projection.kernel_size) + patches.offset, len(patches))
+            every = torch.arange(len(patches), device=values.device)
+            return values, Cells(values, every, self._positions(patches, patches.row, len(patches)))
         cell = patches.row * self.sub_patches + patches.sub
         occupied = torch.zeros(len(patches) * self.sub_patches, dtype=torch.bool, device=cell.device)
         occupied[cell] = True
         sub_row = (occupied.long().cumsum(0) - 1)[cell]
         sub_cell = occupied.nonzero().squeeze(1)
-        volume = math.prod(self.sub_projection.kernel_size)
-        hidden = self.sub_projection(features, sub_row * volume + patches.inner, sub_cell.shape[0])
-        return self.projection(F.gelu(self.sub_norm(hidden)), sub_cell, len(patches))
+        number, kernel = sub_cell.shape[0], self.sub_projection.kernel_size
+        hidden = self.sub_projection(features, sub_row * math.prod(kernel) + patches.inner, number)
+        if self.sub_moments is not None:
+            hidden = hidden + self.sub_moments(cell_moments(sub_row, number, inside(patches.inner, kernel), patches.energy).to(hidden.dtype))
+        hidden = F.gelu(self.sub_norm(hidden))
+        patch = sub_cell // self.sub_patches
+        if self.stem:
+            hidden = self._stem(hidden, patches, sub_row, patch)
+        return self.projection(hidden, sub_cell, len(patches)), Cells(hidden, patch, self._positions(patches, sub_row, number))
+
+    def _stem(self, hidden: Tensor, patches: Patches, sub_row: Tensor, patch: Tensor) -> Tensor:
+        places = patches.coordinates.new_zeros(len(hidden), 3)
+        places[sub_row] = patches.coordinates // places.new_tensor(self.sub_projection.kernel_size)  # the same for all voxels of one
+        events = int(patches.event[-1]) + 1 if len(patches) else 0
+        level = SparseLevel(places, patches.event[patch], events)
+        rows = level.merge(hidden)
+        for block in self.stem:
+            rows = block(rows, level)
+        return level.spread(rows)
+
+    def _positions(self, patches: Patches, row: Tensor, number: int) -> Tensor | None:
+        if patches.energy is None:
+            return None
+        return cell_positions(row, number, patches.coordinates, patches.energy, self.branch)

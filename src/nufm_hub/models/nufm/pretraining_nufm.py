@@ -95,8 +95,8 @@ class NuFMForPreTraining(NuFMPreTrainedModel):
             visible.append(visible_patches(window, batch_size * branch.num_windows, ratio, generator))
         kept = {name: uniform(len(event), event.device, generator) >= ratio / 2 for name, (_, event) in others.items()}
         seen = [(values[kept[name]], event[kept[name]]) for name, (values, event) in others.items()]
-        latents, sequences, _, _ = self.encoder(self.embed(patches, visible, batch_size), seen, batch_size)
-        return visible, kept, latents, sequences
+        encoded = self.encoder(self.embed(patches, visible, batch_size), seen, batch_size)
+        return visible, kept, encoded.latents, encoded.sequences
 
     def _masked_losses(
         self, given: NuFMInputs, patches: list[Patches], visible: list[Tensor], others: dict[str, tuple[Tensor, Tensor]],

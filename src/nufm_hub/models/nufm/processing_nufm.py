@@ -14,12 +14,14 @@ from nufm_hub.models.common.processing import EventProcessor
 class NuFMProcessor(EventProcessor):
     """Turns events of one detector into padded batches, and model outputs into physical units; see `EventProcessor` and `NuFMInputs`."""
 
-    model_input_names = ("voxel_coordinates", "voxel_features", "voxel_branch", "image_features", "track_features", "track_mask", "branch_mask")
+    model_input_names = (
+        "voxel_coordinates", "voxel_features", "voxel_branch", "image_features", "track_features", "track_mask", "branch_mask", "voxel_energy",
+    )  # fmt: skip
 
     def inputs(self, events: Sequence[Event]) -> dict[str, torch.Tensor]:
-        """`voxel_coordinates` int64 (B, N, 3), `voxel_features` float32 (B, N, C), `voxel_branch` int64 (B, N) with -1 for padding, `branch_mask`
-        bool (B, branches), and where the detector has them `image_features` float32 (B, D), `track_features` float32 (B, T, F), `track_mask`
-        bool (B, T)."""
+        """`voxel_coordinates` int64 (B, N, 3), `voxel_features` float32 (B, N, C), `voxel_branch` int64 (B, N) with -1 for padding,
+        `voxel_energy` float32 (B, N), energy over k, the median of the fit, `branch_mask` bool (B, branches), and where the detector has them
+        `image_features` float32 (B, D), `track_features` float32 (B, T, F), `track_mask` bool (B, T)."""
         data = self._voxel_inputs(events) | {"branch_mask": self.branch_mask(events)}
         if (image := self.spec.image_branch) is not None:
             features = np.zeros((len(events), image.size), dtype=np.float32)
@@ -37,6 +39,7 @@ class NuFMProcessor(EventProcessor):
         coordinates = np.zeros((*shape, 3), dtype=np.int64)
         features = np.zeros((*shape, max(len(b.channels) for b in branches)), dtype=np.float32)
         branch_index = np.full(shape, -1, dtype=np.int64)
+        energy = np.zeros(shape, dtype=np.float32)
         for row, event in enumerate(events):
             start = 0
             for index, branch in enumerate(branches):
@@ -47,11 +50,14 @@ class NuFMProcessor(EventProcessor):
                 coordinates[row, start:stop] = voxels.coordinates
                 features[row, start:stop, : len(branch.channels)] = self.standardise("voxels", branch.name, voxels.values)
                 branch_index[row, start:stop] = index
+                if len(voxels):
+                    energy[row, start:stop] = voxels.energy / self.statistics["voxels"][branch.name]["k"][0]
                 start = stop
         return {
             "voxel_coordinates": torch.from_numpy(coordinates),
             "voxel_features": torch.from_numpy(features),
             "voxel_branch": torch.from_numpy(branch_index),
+            "voxel_energy": torch.from_numpy(energy),
         }
 
     def _track_inputs(self, events: Sequence[Event]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -39,7 +39,7 @@ class NuFMForVoxelClassification(VoxelClassification, NuFMPreTrainedModel):
         """See `NuFMInputs` and `VoxelClassification.voxel_logits`."""
         given = NuFMInputs(*args, **inputs)
         patches, others, batch_size = self.patches(given), self.other_tokens(given), given.shape[0]
-        latents, sequences, _, _ = self.encoder(self.embed(patches, None, batch_size), list(others.values()), batch_size)
+        encoded = self.encoder(self.embed(patches, None, batch_size), list(others.values()), batch_size)
         branch, table = self.decoder.branches[0], patches[0]
-        vectors = self.decoder(latents, sequences, branch(table), table.event)
+        vectors = self.decoder(encoded.latents, encoded.sequences, branch(table), table.event)
         return branch.voxel_head(vectors, "labels", branch.voxel_head.cells(table)), table.voxel, table.event[table.row], given.shape
