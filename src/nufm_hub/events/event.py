@@ -97,11 +97,12 @@ class Voxels:
             new_row[rows] = np.arange(len(rows))
             hits = new_row[self.voxel_of_hit]
             hits = hits[hits >= 0]
+        # take is three times as fast as an index for rows of several numbers
         return Voxels(
-            self.coordinates[rows],
-            self.values[rows],
-            {k: v[rows] for k, v in self.labels.items()},
-            {k: v[rows] for k, v in self.instances.items()},
+            self.coordinates.take(rows, axis=0),
+            self.values.take(rows, axis=0),
+            {k: v.take(rows, axis=0) for k, v in self.labels.items()},
+            {k: v.take(rows) for k, v in self.instances.items()},
             hits,
         )
 
