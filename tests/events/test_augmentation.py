@@ -114,7 +114,7 @@ def test_all_changes_together_keep_how_hits_truth_image_and_tracks_lie_to_each_o
 
 @pytest.mark.parametrize("seed", range(12))
 def test_image_and_ahcal_turn_with_the_momenta(full_event, seed):
-    """Without a shift, which they follow by whole towers and tiles or not at all."""
+    """Without a shift, which they follow by whole tiles and by shares of towers."""
     changed = Augmentation((0, 1, 2), (0, 1, 2), max_shift=0, energy_scale=0, max_drop=0)(full_event, SPEC, np.random.default_rng(seed))
     towers = np.stack(np.meshgrid(np.arange(5) - 2, np.arange(5) - 2, indexing="ij"), axis=-1)
     centre = SPEC.branch("ahcal").bounds.mean(axis=0)
@@ -137,24 +137,90 @@ def test_four_quarter_turns_and_two_mirrors_give_the_event_back(event):
 
 
 def test_shift_moves_hits_and_vertex_but_not_momenta(event):
-    moved = shift(event, SPEC, (3, -2))
+    moved = shift(event, SPEC, (3, -2), np.random.default_rng(0))
     assert np.abs(positions(moved, "3dcal") - positions(event, "3dcal") - [30, -20, 0]).max() < 1e-9
     assert moved.truth["vertex"] == pytest.approx(event.truth["vertex"] + [30, -20, 0])
     assert (moved.truth["lepton_momentum"] == event.truth["lepton_momentum"]).all()
-    # 30 mm is nearest to one 40 mm tile, 20 mm to none (rounding half to even).
-    assert np.abs(positions(moved, "ahcal") - positions(event, "ahcal") - [40, 0, 0]).max() < 1e-9
 
 
-def test_shift_moves_all_positions_and_leaves_momenta_image_and_tracks(full_event):
-    moved = shift(full_event, SPEC, (-1, 4))
+@pytest.mark.parametrize("steps", [(1, -2), (-3, 4)])
+def test_every_sub_detector_moves_by_the_shift_on_average(event, steps):
+    """40 mm tiles cannot follow 10 mm exactly, and towers of 121.2 mm by shares only; neither may lag behind the truth."""
+    event.images["ecal"][[0, -1]], event.images["ecal"][:, [0, -1]] = 0, 0  # nothing leaves the image
+    millimetres, rng = 10.0 * np.array([*steps, 0]), np.random.default_rng(1)
+    towers = 121.2 * np.stack(np.meshgrid(np.arange(5), np.arange(5), indexing="ij"), axis=-1)
+
+    def mean_tower(event):
+        return (event.images["ecal"][..., None] * towers).sum((0, 1)) / event.images["ecal"].sum()
+
+    tiles = []
+    for _ in range(2000):
+        moved = shift(event, SPEC, steps, rng)
+        assert moved.truth["vertex"] == pytest.approx(event.truth["vertex"] + millimetres)
+        np.testing.assert_allclose(positions(moved, "3dcal"), positions(event, "3dcal") + millimetres)
+        np.testing.assert_allclose(mean_tower(moved), mean_tower(event) + millimetres[:2], rtol=1e-5)
+        for old, new in ((event.voxels["ahcal"].energy, moved.voxels["ahcal"].energy), (event.images["ecal"], moved.images["ecal"])):
+            assert new.sum() == pytest.approx(old.sum(), rel=1e-5)
+        tile = positions(moved, "ahcal") - positions(event, "ahcal")
+        assert (tile == tile[0]).all()
+        tiles.append(tile[0])
+    assert np.abs(tiles - millimetres).max() < 40
+    np.testing.assert_allclose(np.mean(tiles, axis=0), millimetres, atol=2)  # five standard errors
+
+
+def test_image_keeps_what_lies_in_it_and_loses_what_leaves(event):
+    data = SPEC.to_dict()
+    data["branches"][2]["pixel_size"] = [40, 20]
+    event.images["ecal"] = np.zeros((5, 5), dtype=np.float32)
+    event.images["ecal"][0, 1], event.images["ecal"][4, 3] = 8, 4
+    moved = shift(event, DetectorSpec.from_dict(data), (1, -1), np.random.default_rng(0)).images["ecal"]
+    expected = np.zeros((5, 5))  # a quarter of a pixel along x, half of one back along y
+    expected[:2, :2] = [[3, 3], [1, 1]]
+    expected[4, 2:4] = [1.5, 1.5]
+    np.testing.assert_allclose(moved, expected, atol=1e-6)
+    assert moved.dtype == np.float32
+
+
+def test_shift_moves_all_positions_and_leaves_momenta_and_tracks(full_event):
+    moved = shift(full_event, SPEC, (-1, 4), np.random.default_rng(0))
     step = [-10, 40, 0]
     np.testing.assert_allclose(moved.particles["vertex"] - full_event.particles["vertex"], np.tile(step, (4, 1)), atol=1e-9)
     np.testing.assert_allclose(moved.truth["particle_position"] - full_event.truth["particle_position"], step, atol=1e-9)
     for name in VECTORS:
         assert (moved.truth[name] == full_event.truth[name]).all()
     assert (moved.particles["momentum"] == full_event.particles["momentum"]).all()
-    assert (moved.images["ecal"] == full_event.images["ecal"]).all()
     assert (moved.tracks["muon"] == full_event.tracks["muon"]).all()
+
+
+def test_tracks_follow_as_far_as_they_have_components():
+    """Positions too; here neither z nor pz."""
+    data = SPEC.to_dict()
+    data["branches"][3] |= {"features": ["py", "charge", "px", "x", "y"], "model_features": []}
+    spec = DetectorSpec.from_dict(data)
+    event = Event("fasercal", tracks={"muon": np.array([[2.0, -1.0, 5.0, 30.0, 70.0]])})
+    np.testing.assert_allclose(orient(event, spec, np.diag([1, -1, -1])).tracks["muon"], [[-2, -1, 5, 30, -70]])
+    np.testing.assert_allclose(orient(event, spec, QUARTER_Z).tracks["muon"], [[5, -1, -2, -70, 30]])
+    np.testing.assert_allclose(shift(event, spec, (-1, 4), np.random.default_rng(0)).tracks["muon"], [[2, -1, 5, 20, 110]])
+    with pytest.raises(ValueError, match="'py' but not 'pz'"):
+        orient(event, spec, np.array([[1, 0, 0], [0, 0, -1], [0, 1, 0]]))
+    assert event.tracks["muon"].tolist() == [[2, -1, 5, 30, 70]]
+
+
+def test_no_shift_where_a_branch_cannot_follow(event):
+    """Gaps along x stay where they are, so hits that cross one would move further than the truth; pixels of unknown size move by an unknown share."""
+    data = SPEC.to_dict()
+    data["branches"][1]["blocks"] = {"axis": 0, "length": 9, "starts": [-400, 40]}
+    gaps = DetectorSpec.from_dict(data)
+    data = SPEC.to_dict()
+    data["branches"][2]["pixel_size"] = []
+    unknown = DetectorSpec.from_dict(data)
+    for spec, steps in ((gaps, (2, 0)), (unknown, (2, 0)), (unknown, (0, 2))):
+        with pytest.raises(ValueError, match="cannot be shifted by 2 voxels along"):
+            shift(event, spec, steps, np.random.default_rng(0))
+    only_shifts = Augmentation((), (), 4, 0, 0, (0, 0), 0)
+    for spec, moving in ((SPEC, [True, True, False]), (gaps, [False, True, False]), (unknown, [False] * 3)):
+        moves = [only_shifts(event, spec, np.random.default_rng(seed)).truth["vertex"] - event.truth["vertex"] for seed in range(20)]
+        assert np.any(moves, axis=0).tolist() == moving
 
 
 def test_energy_changes_and_losses_leave_truth_and_tracks_alone(full_event):
@@ -170,6 +236,17 @@ def test_energy_changes_and_losses_leave_truth_and_tracks_alone(full_event):
     assert (changed.voxels["3dcal"].coordinates == full_event.voxels["3dcal"].coordinates[row]).all()
 
 
+def test_calorimeters_and_momenta_keep_their_scale_unless_asked_for(full_event):
+    """A factor on the energies without one on the momenta of the truth is a floor under the resolution of any model."""
+    kept = Augmentation(max_shift=0, max_drop=0)
+    ratios = []
+    for seed in range(40):
+        changed = kept(full_event, SPEC, np.random.default_rng(seed))
+        ratios.append(changed.voxels["3dcal"].energy.sum() / np.linalg.norm(changed.truth["visible_momentum"]))
+        np.testing.assert_allclose(changed.images["ecal"].sum(), full_event.images["ecal"].sum(), rtol=1e-6)
+    assert np.log(ratios).std() < 0.02  # 500 voxels, each smeared on its own
+
+
 def test_one_scale_for_all_calorimeters_of_an_event(full_event):
     scaled = replace(Augmentation((), (), 0), energy_scale=0.3, energy_jitter=0, noise=(0, 0), max_drop=0)(full_event, SPEC, np.random.default_rng(2))
     factors = [scaled.voxels[name].energy / full_event.voxels[name].energy for name in ("3dcal", "ahcal")]
@@ -180,7 +257,7 @@ def test_one_scale_for_all_calorimeters_of_an_event(full_event):
 
 
 def test_hits_shifted_out_are_lost_with_their_labels(event):
-    moved = shift(event, SPEC, (-9, 0))
+    moved = shift(event, SPEC, (-9, 0), np.random.default_rng(0))
     kept = event.voxels["3dcal"].coordinates[:, 0] >= 9
     assert 0 < kept.sum() < len(kept)
     assert (moved.voxels["3dcal"].labels["category"] == event.voxels["3dcal"].labels["category"][kept]).all()
@@ -226,6 +303,30 @@ def test_quarter_turns_only_where_the_detector_allows_them(event):
     bare = Event("fasercal", {"3dcal": Voxels([[1, 2, 3]], [1.0])})
     seen = {tuple(replace(Augmentation(), max_shift=0)(bare, oblong, rng).voxels["3dcal"].coordinates[0]) for _ in range(60)}
     assert seen == {(1, 2, 3), (46, 2, 3), (1, 45, 3), (46, 45, 3)}
+
+
+@pytest.mark.parametrize(
+    ("branch", "change", "quarter_turns"),
+    [
+        ("muon", {}, False),  # models see py and not px
+        ("muon", {"model_features": []}, True),
+        ("muon", {"model_features": ["charge", "px", "py", "p"]}, True),
+        ("muon", {"model_features": ["charge", "p"]}, True),
+        ("muon", {"features": ["charge", "px", "pz"], "model_features": ["charge", "pz"]}, False),
+        ("muon", {"features": ["x", "px", "py"], "model_features": []}, False),
+        ("ecal", {"pixel_size": [121.2, 60.6]}, False),
+    ],
+)
+def test_quarter_turns_only_where_models_see_both_components_or_none(event, branch, change, quarter_turns):
+    """Else a turn hands models another quantity under the same name; half turns change signs only."""
+    data = SPEC.to_dict()
+    for b in data["branches"]:
+        b |= change if b["name"] == branch else {"model_features": []} if b["kind"] == "tracks" else {}
+    spec = DetectorSpec.from_dict(data)
+    event = replace(event, tracks={}, truth={"lepton_momentum": np.array([1.0, 2.0, 30.0])})
+    turns = Augmentation((), (2,), 0, 0, 0, (0, 0), 0)
+    seen = {tuple(turns(event, spec, np.random.default_rng(seed)).truth["lepton_momentum"]) for seed in range(60)}
+    assert seen == {(1, 2, 30), (-1, -2, 30)} | ({(2, -1, 30), (-2, 1, 30)} if quarter_turns else set())
 
 
 def test_empty_event_and_bad_settings():

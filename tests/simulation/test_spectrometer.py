@@ -155,6 +155,19 @@ def test_outside_the_acceptance_there_is_no_track():
     assert len(sp.measure_muons(np.ones(1), outside[2:3], momenta[:1], rng)) == 1
 
 
+@pytest.mark.parametrize("momentum", [10.0, 100.0])
+def test_a_muon_and_its_mirror_image_of_the_same_charge_are_measured_alike(momentum):
+    """What augmentation by mirrors takes for granted, although the mirror image of y bends the other way."""
+    _, position, momenta, _ = muons(4000, momentum, height=300.0)
+    found = []
+    for mirror in ([1, 1, 1], [-1, 1, 1], [1, -1, 1]):
+        _, _, hit = sp.simulate_hits(np.ones(len(position)), position * mirror, momenta * mirror, np.random.default_rng(1), SPECTROMETER)
+        stations = hit.reshape(-1, 4, 3).any(axis=2).sum(axis=1)
+        found.append([((hit.sum(axis=1) >= 5) & (stations >= 3)).mean(), hit.sum(axis=1).mean() / 12])
+    assert found[0][0] > 0.97
+    np.testing.assert_allclose(found[1:], [found[0]] * 2, atol=0.005)
+
+
 def test_no_muons_and_bad_input():
     rng = np.random.default_rng(0)
     empty = sp.measure_muons(np.zeros(0), np.zeros((0, 3)), np.zeros((0, 3)), rng)

@@ -1,7 +1,9 @@
 import json
+from dataclasses import fields
 
 import pytest
 
+from nufm_hub.events.augmentation import Augmentation
 from nufm_hub.models import NuFMConfig
 from nufm_hub.training.recipe import Recipe, list_recipes, load_recipe
 
@@ -38,6 +40,18 @@ def test_published_settings(name, rate, warmup_epochs, values):
     if name.startswith("fasercal"):
         axes = ((0, 1, 2), (0, 1, 2)) if pretraining else ((0, 1), (2,))
         assert (recipe.make_augmentation().mirror_axes, recipe.make_augmentation().rotate_axes) == axes
+        assert recipe.make_augmentation().energy_scale == 0.1
+
+
+@pytest.mark.parametrize("name", [name for name in list_recipes() if name.endswith("-nano")])
+def test_nano_recipes_leave_the_energy_scale_to_the_momenta(name):
+    assert load_recipe(name).make_augmentation().energy_scale == 0
+
+
+def test_the_record_of_a_recipe_does_not_depend_on_later_defaults():
+    record = load_recipe("fasercal-finetune-nano", augmentation={"max_drop": 0.1}).to_dict()["augmentation"]
+    assert record.keys() == {f.name for f in fields(Augmentation)}
+    assert (record["max_drop"], record["max_shift"], record["noise"]) == (0.1, 4, [0.06, 0.18])
 
 
 def test_learning_rate_scales_with_the_batch():

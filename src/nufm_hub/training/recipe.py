@@ -23,7 +23,7 @@ class Recipe:
         preset: model size for a model without a pretrained start, see `DetectorConfig.preset`.
         family: of a model without a pretrained start.
         model: overrides of fields of the family's configuration; the detector is that of the events.
-        augmentation: `Augmentation` fields, or None for none.
+        augmentation: `Augmentation` fields, or None for none. Those not given are filled in, so that the record of a run says all of them.
         epochs: passes over the training events.
         batch_size: events of one optimiser step over all processes, and `micro_batch_size` of one forward pass.
         base_learning_rate: per 256 events; the rate used is this times batch_size / 256.
@@ -64,7 +64,8 @@ class Recipe:
         if not isinstance(self.model, dict):
             raise ValueError(f"model={self.model!r} must be a dictionary of fields of the family's configuration")
         get_family(self.family, "the recipe").config.check_fields(self.model)
-        self.make_augmentation()
+        if self.augmentation is not None:
+            object.__setattr__(self, "augmentation", asdict(Augmentation(**self.augmentation)))
 
     @property
     def learning_rate(self) -> float:
