@@ -205,7 +205,7 @@ def shift(event: Event, spec: DetectorSpec, steps: Iterable[int], rng: np.random
 
 
 def _move(event: Event, spec: DetectorSpec, steps: Iterable[int], rng: np.random.Generator) -> Event:
-    """`shift` that leaves voxels outside the grid, so that they can be dropped together with others: selecting is what takes longest."""
+    """`shift` that leaves voxels outside the grid, so that one selection drops them and others."""
     steps = np.array([*steps, 0])
     for axis in np.flatnonzero(steps):
         if not _shiftable(spec, axis):
