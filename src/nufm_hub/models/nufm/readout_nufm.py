@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Self
 
@@ -88,10 +89,14 @@ class NuFMPointingHead(PooledHead):
 
     def __init__(self, config: NuFMConfig, cell_size: int, readout: nn.Module | None):
         super().__init__(config, 3, readout)
-        if config.vertex_scale is None:
+        scale = config.vertex_scale
+        if scale is None:
             raise ValueError("pointing to the vertex needs vertex_scale=processor.vertex_scale of a processor fitted on events that carry vertices")
+        numbers = [list(scale.get(key, [])) for key in ("mean", "std")]
+        if any(len(n) != 3 or not all(map(math.isfinite, n)) for n in numbers) or min(numbers[1]) <= 0:
+            raise ValueError(f"vertex_scale={scale} must hold mean and std, mm, three finite numbers each, those of std positive")
         size = config.hidden_size
-        self.scale = config.vertex_scale  # mm
+        self.scale = scale  # mm
         self.cell, self.token, self.about = nn.Linear(cell_size, size), nn.Linear(size, size), nn.Linear(size, size)
         self.score, self.offset, self.nowhere = HeadLinear(size, 1), HeadLinear(size, 3), HeadLinear(size, 1)
         self.reach = [float(n * length) for n, length in zip(config.spec.voxel_branches[0].patch, config.spec.voxel_branches[0].voxel_size)]
