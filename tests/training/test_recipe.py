@@ -93,3 +93,20 @@ def test_unknown_or_broken_recipe(tmp_path):
     (tmp_path / "broken.json").write_text("{")
     with pytest.raises(ValueError, match=r"broken\.json"):
         load_recipe(tmp_path / "broken.json")
+
+
+def test_steps_and_epochs_take_each_others_place():
+    recipe = load_recipe("fasercal-finetune-nano", steps=300)
+    assert (recipe.steps, recipe.epochs) == (300, None)
+    assert "epochs" not in recipe.to_dict()
+    assert load_recipe(recipe.to_dict()) == recipe
+    assert "steps" not in load_recipe("fasercal-finetune-nano").to_dict()  # what runs are compared by has not changed
+    back = load_recipe(recipe, epochs=2)
+    assert (back.steps, back.epochs) == (None, 2)
+    assert load_recipe(recipe, batch_size=64).steps == 300
+
+
+@pytest.mark.parametrize("values", [{"steps": 5, "epochs": 1}, {"steps": None}, {"steps": 2.5}, {"steps": 0}, {"epochs": -1}])
+def test_a_length_that_makes_no_sense_is_refused(values):
+    with pytest.raises(ValueError, match=r"steps or in epochs|out of range"):
+        load_recipe("fasercal-finetune-nano", **values)

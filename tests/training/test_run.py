@@ -262,3 +262,30 @@ def test_encoder_of_a_pretraining_checkpoint_loads_bit_equal(pretrained):
     encoder = NuFMModel.from_pretrained(pretrained).state_dict()
     assert encoder
     assert all(torch.equal(value, weights[name]) for name, value in encoder.items())
+
+
+@pytest.mark.parametrize("steps", [2, 7])
+def test_steps_decide_whatever_the_number_of_events(steps, toy_files, recipe, tmp_path):
+    """Less than an epoch and more; the last evaluation is that of the last step, and the schedule ends there."""
+    settings = {name: value for name, value in recipe.items() if name != "epochs"} | {"steps": steps, "batch_size": 16, "micro_batch_size": 16}
+    out = train("flavour", settings, toy_files["train"], tmp_path / "r", validation=toy_files["validation"], use_cpu=True)
+    record = json.loads((out / "training.json").read_text())
+    assert record["recipe"]["steps"] == steps
+    evaluated = [entry["step"] for entry in record["curves"] if "eval_loss" in entry]
+    assert evaluated[-1] == steps
+    assert record["curves"][-1]["step"] == steps
+
+
+def test_precision_of_a_gpu_is_refused_where_there_is_none(toy_files, recipe, tmp_path, monkeypatch):
+    options = {"events": toy_files["train"], "output_dir": tmp_path / "r"}
+    with pytest.raises(ValueError, match="needs a GPU: on a CPU it is slower"):
+        train("flavour", recipe, **options, use_cpu=True, precision="bf16")
+    with pytest.raises(ValueError, match="none of float32, bf16, fp16"):
+        train("flavour", recipe, **options, precision="half")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: False)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "an old GPU")
+    with pytest.raises(ValueError, match="an old GPU has no bfloat16"):
+        run._mixed_precision("bf16", use_cpu=False)
+    assert run._mixed_precision("fp16", use_cpu=False) == {"fp16": True}
+    assert not (tmp_path / "r").exists()

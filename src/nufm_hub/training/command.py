@@ -11,13 +11,14 @@ import typer
 Events = Annotated[list[Path], typer.Option("--events", help="Parquet file or folder of training events; may be repeated.")]
 Validation = Annotated[list[Path] | None, typer.Option("--validation", help="Parquet file or folder of validation events; may be repeated.")]
 Out = Annotated[Path, typer.Option("--out", help="Folder of the run; an interrupted run in it is taken up again.")]
-Set = Annotated[list[str] | None, typer.Option("--set", help="Replace a value of the recipe, e.g. --set epochs=5; values are JSON.")]
+Set = Annotated[list[str] | None, typer.Option("--set", help="Replace a value of the recipe, e.g. --set steps=3000; values are JSON.")]
 Seed = Annotated[int, typer.Option(help="Seed of weights, order, augmentation and masking.")]
 Cpu = Annotated[bool, typer.Option("--cpu", help="Train on the CPU even where there is a GPU.")]
 Workers = Annotated[int, typer.Option(help="Processes that prepare batches.")]
 ReportTo = Annotated[str, typer.Option(help="Where to log besides training.json: csv, tensorboard, or both with a comma between.")]
 MaxEvents = Annotated[int | None, typer.Option(help="Learn from so many of the events only: a random subset, nested for one seed.")]
 Checkpointing = Annotated[bool, typer.Option("--gradient-checkpointing", help="Compute activations twice instead of keeping them: less memory.")]
+Precision = Annotated[str, typer.Option(help="float32, or bf16 or fp16: mixed precision on a GPU that has it.")]
 
 # Defaults of `finetune` for tasks that need one of their own.
 RECIPES = {"particle": "superfgd-transfer-nano", "event-particles": "pilarnet-transfer-nano"}
@@ -38,10 +39,11 @@ def pretrain(
     workers: Workers = 0,
     report_to: ReportTo = "none",
     gradient_checkpointing: Checkpointing = False,
+    precision: Precision = "float32",
 ) -> None:
     """Pre-train an encoder as the recipe says: `nufm` models by masked reconstruction and, unless told otherwise, relational voxel objectives."""
     model = {} if relational is None else {"relational": relational}
-    _train("pretraining", recipe, events, out, None, validation, set_, seed, cpu, workers, report_to, gradient_checkpointing, model)
+    _train("pretraining", recipe, events, out, None, validation, set_, seed, cpu, workers, report_to, gradient_checkpointing, precision, model)
 
 
 def finetune(
@@ -59,6 +61,7 @@ def finetune(
     workers: Workers = 0,
     report_to: ReportTo = "none",
     gradient_checkpointing: Checkpointing = False,
+    precision: Precision = "float32",
     max_events: MaxEvents = None,
     transfer: Annotated[
         bool, typer.Option("--transfer", help="The source reads another detector: take its encoder along, start all else anew.")
@@ -66,7 +69,10 @@ def finetune(
 ) -> None:
     """Fine-tune an encoder with a task head on labelled events."""
     chosen = recipe or RECIPES.get(task, "fasercal-finetune-nano")
-    _train(task, chosen, events, out, source, validation, set_, seed, cpu, workers, report_to, gradient_checkpointing, {}, max_events, transfer)
+    _train(
+        task, chosen, events, out, source, validation, set_, seed, cpu, workers, report_to, gradient_checkpointing, precision, {}, max_events,
+        transfer,
+    )  # fmt: skip
 
 
 def _train(
@@ -82,6 +88,7 @@ def _train(
     workers: int,
     report_to: str,
     gradient_checkpointing: bool,
+    precision: str,
     model: dict[str, Any],
     max_events: int | None = None,
     transfer: bool = False,
@@ -93,6 +100,7 @@ def _train(
         loaded = load_recipe(recipe, **parse_values(overrides))
         loaded = load_recipe(loaded, model={**loaded.model, **model})
         options = {"report_to": report_to, "gradient_checkpointing": gradient_checkpointing, "max_events": max_events, "transfer": transfer}
+        options["precision"] = precision
         folder = train(task, loaded, list(events), out, source, validation, seed, cpu, workers, **options)
     except (ValueError, OSError, ImportError) as error:
         raise typer.BadParameter(str(error)) from error

@@ -13,6 +13,7 @@ from nufm_hub.events.augmentation import Augmentation
 from nufm_hub.models.families import DEFAULT_FAMILY, get_family
 
 _FOLDER = resources.files(__package__) / "recipes"
+_LENGTHS = ("epochs", "steps")
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,8 @@ class Recipe:
         family: of a model without a pretrained start.
         model: overrides of fields of the family's configuration; the detector is that of the events.
         augmentation: `Augmentation` fields, or None for none. Those not given are filled in, so that the record of a run says all of them.
-        epochs: passes over the training events.
+        epochs: passes over the training events, or
+        steps: optimiser steps, whatever the number of events. One of the two; in `load_recipe` a value of one takes the place of the other.
         batch_size: events of one optimiser step over all processes, and `micro_batch_size` of one forward pass.
         base_learning_rate: per 256 events; the rate used is this times batch_size / 256.
         warmup: share of the steps with a rising rate; a cosine to zero follows.
@@ -40,9 +42,10 @@ class Recipe:
     """
 
     preset: str
-    epochs: int
     batch_size: int
     base_learning_rate: float
+    epochs: int | None = None
+    steps: int | None = None
     micro_batch_size: int = 32
     family: str = DEFAULT_FAMILY
     model: dict[str, Any] = field(default_factory=dict)
@@ -57,7 +60,10 @@ class Recipe:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "betas", tuple(self.betas))
-        positive = min(self.epochs, self.batch_size, self.micro_batch_size, self.base_learning_rate) > 0
+        length = {name: value for name in _LENGTHS if (value := getattr(self, name)) is not None}
+        if len(length) != 1 or not all(isinstance(value, int) for value in length.values()):
+            raise ValueError(f"a recipe says how long it trains in steps or in epochs, as a whole number: give one of them, got {length}")
+        positive = min(*length.values(), self.batch_size, self.micro_batch_size, self.base_learning_rate) > 0
         shares = 0 <= self.warmup < 1 and 0 < self.layer_decay <= 1 and 0 <= self.carried_rate <= 1 and 0 <= self.ema_decay < 1
         if not positive or not shares or self.batch_size % self.micro_batch_size:
             raise ValueError(f"recipe values out of range: {self}")
@@ -80,7 +86,7 @@ class Recipe:
         """JSON-able, with `betas` as a list; `load_recipe` gives an equal recipe back."""
         data = json.loads(json.dumps(asdict(self)))
         # younger than runs that are to stay comparable
-        usual = {"carried_rate": 1, "family": DEFAULT_FAMILY}
+        usual = {"carried_rate": 1, "family": DEFAULT_FAMILY, "epochs": None, "steps": None}
         return {name: value for name, value in data.items() if name not in usual or value != usual[name]}
 
 
@@ -95,6 +101,8 @@ def load_recipe(recipe: str | Path | Mapping[str, Any] | Recipe, **overrides: An
     Raises:
         ValueError: unknown recipe or field, or a value out of range.
     """
+    replaced = dict.fromkeys(_LENGTHS) if set(_LENGTHS) & set(overrides) else {}
+    overrides = replaced | overrides
     if isinstance(recipe, Recipe):
         return replace(recipe, **overrides)
     if isinstance(recipe, Mapping):

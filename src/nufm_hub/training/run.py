@@ -40,6 +40,7 @@ def train(
     max_events: int | None = None,
     transfer: bool = False,
     evaluations: int | None = None,
+    precision: str = "float32",
 ) -> Path:
     """Train a model and save it, with its processor and `training.json`, in `output_dir/model`.
 
@@ -64,14 +65,15 @@ def train(
         transfer: the source reads another detector: take its encoder along, and all else new, see `nufm_hub.transfer_encoder`. The report
             of what was carried over is saved with the model.
         evaluations: evaluate validation events so often, at equal numbers of steps, and keep the weights of the end of the training.
+        precision: `"float32"`, or `"bf16"` or `"fp16"` for mixed precision on a GPU: weights stay float32, matrix products do not.
 
     Returns:
         `output_dir/model`.
 
     Raises:
         ValueError: unknown task, recipe or logger, data of another detector than the source's (without `transfer`), fewer events than
-            `max_events`, no such source, sizes of the model that are not the source's, several GPUs in one process, or options that do not
-            go together.
+            `max_events`, no such source, sizes of the model that are not the source's, several GPUs in one process, a precision that the
+            device lacks, or options that do not go together.
         ImportError: a logger's package is missing.
         FileExistsError: `output_dir` holds a finished run, a run with other settings, or other files.
     """
@@ -81,6 +83,7 @@ def train(
         raise ValueError(f"evaluations={evaluations} needs validation events and at least 1")
     integrations, own_loggers = loggers(report_to)
     processes = _processes(output_dir, use_cpu)
+    mixed = _mixed_precision(precision, use_cpu)
     with processes.main_process_first(local=False):
         train_events, validation_events = open_events(definition, events, validation, max_events, seed, hold=workers == 0)
         settings = {
@@ -90,7 +93,7 @@ def train(
             "seed": seed,
             "data": {"train": describe_data(train_events), "validation": None if validation_events is None else describe_data(validation_events)},
         }
-        options = {"max_events": max_events, "transfer": transfer or None, "evaluations": evaluations}
+        options = {"max_events": max_events, "transfer": transfer or None, "evaluations": evaluations, "precision": precision if mixed else None}
         settings |= {name: value for name, value in options.items() if value is not None}
         resume = resumable(output_dir, settings)
     processes.distributed_state.wait_for_everyone()  # all have looked before one writes into the folder
@@ -120,6 +123,7 @@ def train(
             dataloader_pin_memory=torch.cuda.is_available() and not use_cpu,
             prediction_loss_only=definition.metrics is None,
             report_to=integrations,
+            **mixed,
             **({"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}} if gradient_checkpointing else {}),
         ),
         train_dataset=train_events if augmentation is None else AugmentedEvents(train_events, augmentation, train_events.spec, seed),
@@ -161,6 +165,19 @@ def _processes(output_dir: Path, use_cpu: bool) -> TrainingArguments:
     return processes
 
 
+def _mixed_precision(precision: str, use_cpu: bool) -> dict[str, bool]:
+    """The argument of `TrainingArguments` that asks for it; none for float32."""
+    if precision == "float32":
+        return {}
+    if precision not in ("bf16", "fp16"):
+        raise ValueError(f"precision={precision!r} is none of float32, bf16, fp16")
+    if use_cpu or not torch.cuda.is_available():
+        raise ValueError(f"precision={precision!r} needs a GPU: on a CPU it is slower than float32, and less exact")
+    if precision == "bf16" and not torch.cuda.is_bf16_supported():
+        raise ValueError(f"precision='bf16': {torch.cuda.get_device_name()} has no bfloat16; use fp16 or float32")
+    return {precision: True}
+
+
 def _accumulation(recipe: Recipe, world: int) -> int:
     per_pass = recipe.micro_batch_size * world
     if recipe.batch_size % per_pass:
@@ -172,7 +189,7 @@ def _arguments(output_dir: Path, recipe: Recipe, steps: int, keep_best: bool, sa
     """The recipe in the words of `Trainer`; an epoch has so many `steps`, and with `keep_best` the best one's weights are loaded at the end."""
     return TrainingArguments(
         output_dir=str(output_dir),
-        num_train_epochs=recipe.epochs,
+        **({"max_steps": recipe.steps} if recipe.steps else {"num_train_epochs": recipe.epochs}),
         per_device_train_batch_size=recipe.micro_batch_size,
         per_device_eval_batch_size=recipe.micro_batch_size,
         learning_rate=recipe.learning_rate,
