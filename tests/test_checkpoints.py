@@ -85,7 +85,7 @@ def test_base_to_head_and_back(batch, tmp_path):
         assert torch.equal(value, fresh.state_dict()[key])
     assert all(torch.isfinite(p).all() for p in fresh.parameters())
     with torch.inference_mode():
-        assert torch.equal(head.head(base(**batch).pooler_output), head(**batch).logits)
+        assert torch.equal(head.head(base(**batch)), head(**batch).logits)
 
 
 def test_auto_classes(batch):
