@@ -213,6 +213,14 @@ def test_moments_move_to_another_detector_and_the_stem_does_not(toy):
     torch.testing.assert_close(model.state_dict()["encoder.branches.0.moments.0.weight"], source.state_dict()["encoder.branches.0.moments.0.weight"])
 
 
+def test_layer_decay_knows_all_weights_of_the_encoder(toy):
+    names = [name for name, _ in NuFMModel(config(toy)).named_parameters()]
+    depths = NuFMModel.encoder_depths(names)
+    assert set(depths) == set(names)
+    assert depths["encoder.branches.0.moments.0.weight"] == 1
+    assert depths["embeddings.voxels.0.patch_embedding.stem.0.wide.weight"] == 0
+
+
 @pytest.mark.parametrize(
     ("options", "batch", "message"),
     [

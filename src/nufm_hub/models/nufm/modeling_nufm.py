@@ -138,7 +138,7 @@ class NuFMPreTrainedModel(DetectorModel):
                 depths[name] = 1 + layer + deepest - layers[branch]
             elif m := re.match(r"encoder\.(?:cross|self)_layers\.(\d+)\.", name):
                 depths[name] = 1 + deepest + int(m[1])
-            elif "cls_token" in name:
+            elif "cls_token" in name or ".moments." in name:
                 depths[name] = 1
             elif re.match(r"encoder\..*norm\.", name):
                 depths[name] = deepest  # after the last window layer
