@@ -1,12 +1,16 @@
 import os
 import pickle
+from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from torch.utils.data import DataLoader, Subset
 
+from nufm_hub import sample_path
 from nufm_hub.detectors import load_detector
-from nufm_hub.events import Event, EventDataset, StreamingEvents, Voxels, list_shards, write_events
+from nufm_hub.events import Event, EventDataset, StreamingEvents, Voxels, list_shards, read_events, write_events
 from nufm_hub.events.parquet import ROW_GROUP
 
 SPEC = load_detector("superfgd")
@@ -78,6 +82,46 @@ def test_dataset_pickles_without_its_data(shards, tmp_path):
     data = pickle.dumps(dataset)
     assert len(data) == fresh
     np.testing.assert_array_equal(pickle.loads(data)[54].voxels["cubes"].values, dataset[54].voxels["cubes"].values)
+
+
+@pytest.mark.parametrize("detector", ["fasercal", "superfgd", "pilarnet"])
+def test_dataset_gives_what_the_file_holds(detector, tmp_path, same_event):
+    path = sample_path(detector)
+    for _ in range(2):  # the second time from the copy that is there
+        dataset = EventDataset(path, cache_dir=tmp_path)
+        for index, event in enumerate(read_events(path)):
+            same_event(dataset[index], event)
+    without = EventDataset(path, cache_dir=tmp_path, voxel_truth=False)
+    for index, event in enumerate(read_events(path)):
+        same_event(without[index], replace(event, voxels={n: replace(v, labels={}, instances={}) for n, v in event.voxels.items()}))
+
+
+@pytest.mark.parametrize("damage", ["cut", "cut between events", "missing"])
+def test_dataset_replaces_a_damaged_copy(shards, tmp_path, damage):
+    assert len(EventDataset(shards, cache_dir=tmp_path)) == EVENTS
+    (copy,) = tmp_path.rglob("*.arrow")
+    if damage == "missing":
+        copy.unlink()
+    elif damage == "cut":
+        os.truncate(copy, copy.stat().st_size - 1000)
+    else:
+        with pa.OSFile(str(copy)) as file:
+            table = pa.ipc.open_stream(file).read_all()
+        with pa.OSFile(str(copy), "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
+            writer.write_table(table.slice(0, 30))
+    assert indices(list(EventDataset(shards, cache_dir=tmp_path))) == list(range(EVENTS))
+
+
+def test_rows_of_another_width_are_refused(tmp_path):
+    path = tmp_path / "events.parquet"
+    write_events([event(4)], path, SPEC)
+    table = pq.read_table(path)
+    ragged = pa.array([[[1, 2, 3], [1, 2], [0, 0, 0], [1, 1, 1]]], type=table.schema.field("cubes.coordinates").type.storage_type)
+    position = table.schema.get_field_index("cubes.coordinates")
+    column = pa.ExtensionArray.from_storage(table.schema.field(position).type, ragged)
+    pq.write_table(table.set_column(position, table.schema.field(position), column), path)
+    with pytest.raises(ValueError, match=r"'cubes.coordinates' holds rows that are not 3 wide"):
+        list(read_events(path))
 
 
 def test_dataset_notices_that_a_file_changed(tmp_path):

@@ -7,8 +7,9 @@ from safetensors.torch import load_file
 
 from nufm_hub import EventDataset
 from nufm_hub.events.augmentation import Augmentation
+from nufm_hub.tasks import get_task
 from nufm_hub.training import train
-from nufm_hub.training.data import AugmentedEvents
+from nufm_hub.training.data import AugmentedEvents, open_events
 
 
 def test_every_epoch_changes_every_event_anew_and_repeatably(toy_files):
@@ -29,6 +30,12 @@ def test_every_epoch_changes_every_event_anew_and_repeatably(toy_files):
     assert not np.array_equal(np.sort(other[3].voxels["cubes"].energy), seen[0, 3])
     assert len(augmented) == len(events) == 64
     assert (events[3].voxels["cubes"].energy == EventDataset(toy_files["train"])[3].voxels["cubes"].energy).all()  # the events themselves stay
+
+
+def test_labels_of_voxels_are_read_where_they_are_learnt(toy_files):
+    for task, read in (("pretraining", True), ("voxels", True), ("flavour", False), ("reconstruction", False)):
+        opened = open_events(get_task(task), toy_files["train"], toy_files["validation"], max_events=5, seed=0)
+        assert [bool(events[0].voxels["cubes"].labels) for events in opened] == [read, read]
 
 
 def test_a_training_goes_through_the_epochs_of_its_augmentation(toy_files, recipe, tmp_path, monkeypatch):

@@ -6,7 +6,9 @@ Variable-length arrays are `datasets.Array2D((None, k))` columns: reading one is
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +29,15 @@ _METADATA_KEY = b"nufm"
 ROW_GROUP = 16
 
 
-def event_features(spec: DetectorSpec) -> Features:
-    """The `datasets.Features` of a detector's events."""
+def event_features(spec: DetectorSpec, voxel_truth: bool = True) -> Features:
+    """The `datasets.Features` of a detector's events; without `voxel_truth`, of all but labels and instances of voxels."""
     columns: dict[str, Any] = {"detector": Value("string")}
     for b in spec.voxel_branches:
         columns[f"{b.name}.coordinates"] = Array2D((None, 3), "int16")
         columns[f"{b.name}.values"] = Array2D((None, len(b.channels)), "float32")
-        for label in b.labels:
+        for label in b.labels if voxel_truth else ():
             columns[f"{b.name}.label.{label.name}"] = Array2D((None, len(label.classes)), "float32")
-        for name in b.instances:
+        for name in b.instances if voxel_truth else ():
             columns[f"{b.name}.instance.{name}"] = Array2D((None, 1), "int32")
         columns[f"{b.name}.voxel_of_hit"] = Array2D((None, 1), "int32")
     for b in spec.image_branches:
@@ -123,7 +125,7 @@ def event_from_row(row: Mapping[str, Any], spec: DetectorSpec) -> Event:
 
 def _is_null(value: Any) -> bool:
     # The numpy and torch formats of datasets turn a null into a NaN scalar.
-    return value is None or (np.ndim(value) == 0 and isinstance(value, (float, np.floating)) and np.isnan(value))
+    return value is None or (isinstance(value, (float, np.floating)) and math.isnan(value))
 
 
 def _arrow_schema(spec: DetectorSpec) -> pa.Schema:
@@ -201,21 +203,60 @@ def read_events(path: str | Path) -> Iterator[Event]:
                 table = file.read_row_group(group, use_threads=False)
             except (OSError, pa.ArrowInvalid) as error:
                 raise ValueError(f"{path}: row group {group} cannot be read (the file is damaged): {error}") from error
-            columns = {name: _column(table.column(name), feature) for name, feature in features.items()}
-            for i in range(table.num_rows):
-                yield event_from_row({name: values[i] for name, values in columns.items()}, spec)
+            for batch in table.to_batches():
+                yield from EventBatch(batch, spec, features)
 
 
-def _column(column: pa.ChunkedArray, feature: Any) -> list[Any]:
+class EventBatch(Sequence[Event]):
+    """The events of an Arrow batch, made when they are asked for, with arrays of their own: of a batch that is mapped from a file, only what
+    belongs to an event is read.
+
+    Args:
+        batch: rows as `write_events` makes them.
+        spec: their detector.
+        features: the columns to read, of `event_features`.
+    """
+
+    def __init__(self, batch: pa.RecordBatch, spec: DetectorSpec, features: Mapping[str, Any]) -> None:
+        self._batch, self._spec, self._features = batch, spec, features
+
+    def __len__(self) -> int:
+        return self._batch.num_rows
+
+    def __getitem__(self, index: int) -> Event:  # type: ignore[override]
+        if not 0 <= index < len(self):
+            raise IndexError(f"event {index} of {len(self)}")
+        return event_from_row({name: cells[index] for name, cells in self._columns.items()}, self._spec)
+
+    @cached_property
+    def _columns(self) -> dict[str, Sequence[Any]]:
+        return {name: _column(self._batch.column(name), feature, name) for name, feature in self._features.items()}
+
+
+class _Arrays(Sequence[np.ndarray | None]):
+    """Cells (N, width) of an `Array2D` column as copies out of the memory of Arrow; None where null.
+
+    The offsets of the rows of a cell are half of the bytes of an event, and say no more than that rows have the same width: they are not read.
+    """
+
+    def __init__(self, column: pa.Array, width: int, name: str) -> None:
+        cells = column.storage if isinstance(column, pa.ExtensionArray) else column
+        rows, edges = cells.values, cells.offsets.to_numpy().astype(np.int64)
+        first, last = (rows.offsets[int(edge)].as_py() for edge in edges[[0, -1]])
+        if last - first != (edges[-1] - edges[0]) * width:
+            raise ValueError(f"column {name!r} holds rows that are not {width} wide: the file was not written by nufm_hub.events.write_events")
+        self._flat, self._width = rows.values.to_numpy(zero_copy_only=False), width
+        self._edges, self._valid = (first + (edges - edges[0]) * width).tolist(), cells.is_valid().to_pylist()
+
+    def __len__(self) -> int:
+        return len(self._valid)
+
+    def __getitem__(self, index: int) -> np.ndarray | None:  # type: ignore[override]
+        if not self._valid[index]:
+            return None
+        return self._flat[self._edges[index] : self._edges[index + 1]].reshape(-1, self._width).copy()
+
+
+def _column(column: pa.Array, feature: Any, name: str) -> Sequence[Any]:
     """Cells as numpy arrays or scalars, None where null."""
-    if not isinstance(feature, Array2D):
-        return column.to_pylist()
-    cells: list[Any] = []
-    width = feature.shape[1]
-    for chunk in column.chunks:
-        outer = chunk.storage if isinstance(chunk, pa.ExtensionArray) else chunk
-        offsets, inner = outer.offsets.to_numpy(), outer.values
-        flat, starts = inner.values.to_numpy(zero_copy_only=False), inner.offsets.to_numpy()
-        valid = outer.is_valid().to_numpy(zero_copy_only=False)
-        cells += [flat[starts[a] : starts[b]].reshape(-1, width) if ok else None for a, b, ok in zip(offsets[:-1], offsets[1:], valid)]
-    return cells
+    return _Arrays(column, feature.shape[1], name) if isinstance(feature, Array2D) else column.to_pylist()

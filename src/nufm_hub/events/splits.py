@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from .event import PROVENANCE_FIELDS, TRUTH_FIELDS, Event
-from .parquet import _column, _open, event_features, event_from_row
+from .parquet import EventBatch, _open, event_features
 from .streaming import list_shards
 
 SPLITS = ("train", "validation", "test")
@@ -29,10 +29,8 @@ def read_truth(paths: str | Path | Sequence[str | Path]) -> Iterator[Event]:
         features = event_features(spec)
         with file:
             for group in range(file.num_row_groups):
-                table = file.read_row_group(group, columns=wanted, use_threads=False)
-                columns = {name: _column(table.column(name), features[name]) for name in wanted}
-                for i in range(table.num_rows):
-                    yield event_from_row({name: values[i] for name, values in columns.items()}, spec)
+                for batch in file.read_row_group(group, columns=wanted, use_threads=False).to_batches():
+                    yield from EventBatch(batch, spec, {name: features[name] for name in wanted})
 
 
 def group_key(event: Event, group_by: str) -> str:

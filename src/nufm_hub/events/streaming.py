@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterator, Sequence
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +15,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from datasets.table import InMemoryTable, Table
+from datasets.io.parquet import ParquetDatasetReader
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from nufm_hub.detectors import DetectorSpec, load_detector
 
 from .event import Event
-from .parquet import _column, _open, event_features, event_from_row
+from .parquet import EventBatch, _open, event_features
 
 # Files kept open by one reader: an epoch visits row groups in random order, and a footer costs more to parse than a group to find.
 _OPEN_FILES = 16
@@ -73,24 +75,24 @@ class _Shards:
     def num_events(self) -> int:
         return sum(n for _, _, n in self.groups)
 
-    def decode(self, table: pa.Table) -> Iterator[Event]:
-        """The events of a table, each with arrays of its own (writable; the table may go away)."""
-        columns = {name: _column(table.column(name), feature) for name, feature in self.features.items()}
-        for i in range(table.num_rows):
-            cells = {name: values[i] for name, values in columns.items()}
-            yield event_from_row({k: v.copy() if isinstance(v, np.ndarray) else v for k, v in cells.items()}, self.spec)
+    def decode(self, table: pa.Table, features: Mapping[str, Any] | None = None) -> list[EventBatch]:
+        """The events of a table; all columns, or those of `features`."""
+        return [EventBatch(batch, self.spec, self.features if features is None else features) for batch in table.to_batches()]
 
 
 class EventDataset(Dataset):
     """Events of parquet shards by position, for samplers that visit them in any order.
 
-    The shards are converted once to an uncompressed, memory-mapped Arrow file in the cache of `datasets` (about 50 bytes a
-    voxel on disk), after which reading an event touches only that event. Use `StreamingEvents` where that copy does not fit.
+    The shards are converted once to uncompressed Arrow files in the cache of `datasets` (about 60 bytes a voxel on disk), which are mapped
+    into memory: reading an event takes a fraction of a millisecond and touches that event alone, and worker processes share the
+    pages. Use `StreamingEvents` where that copy does not fit. The copy is made anew when a shard has changed (its name or time of change), and
+    when the copy is damaged or holds another number of events.
 
     Args:
         paths: file, folder, glob pattern, or a list of these.
         detector: detector the events must belong to; that of the first file when None.
-        cache_dir: folder for the Arrow file; `HF_DATASETS_CACHE` when None.
+        cache_dir: folder for the Arrow files; `HF_DATASETS_CACHE` when None.
+        voxel_truth: False leaves out labels and instances of voxels, two thirds of the bytes of a labelled event.
 
     Raises:
         ValueError: no file, a damaged file, or events of another detector.
@@ -101,10 +103,12 @@ class EventDataset(Dataset):
         paths: str | Path | Sequence[str | Path],
         detector: str | Path | DetectorSpec | None = None,
         cache_dir: str | Path | None = None,
+        voxel_truth: bool = True,
     ) -> None:
         self._shards = _Shards(paths, detector)
+        self._features = event_features(self._shards.spec, voxel_truth)
         try:
-            self._rows = datasets.Dataset.from_parquet(self._shards.files, cache_dir=None if cache_dir is None else str(cache_dir))
+            self._rows = _arrow_copy(self._shards, cache_dir)
         except datasets.exceptions.DatasetGenerationError as error:
             raise ValueError(f"one of {self._shards.files} cannot be read (damaged file): {error.__cause__ or error}") from error
 
@@ -130,25 +134,43 @@ class EventDataset(Dataset):
         position = int(index)
         if not -len(self) <= position < len(self):
             raise IndexError(f"event {position} of {len(self)}")
-        return next(self._shards.decode(self._storage.fast_slice(position % len(self), 1)))
+        position %= len(self)
+        batch = bisect_right(self._first, position) - 1
+        return self._batches[batch][position - self._first[batch]]
 
     @cached_property
-    def _storage(self) -> Table:
-        """The memory-mapped rows as plain lists: unwrapping the extension types of datasets takes longer than reading an event."""
-        table = self._rows.data.table
-        columns = []
-        for column in table.columns:
-            if isinstance(column.type, pa.ExtensionType):
-                column = pa.chunked_array([chunk.storage for chunk in column.chunks], type=column.type.storage_type)
-            columns.append(column)
-        return InMemoryTable(pa.Table.from_arrays(columns, names=table.column_names))
+    def _first(self) -> list[int]:
+        """Position of the first event of each batch."""
+        return list(accumulate((len(batch) for batch in self._batches[:-1]), initial=0))
+
+    @cached_property
+    def _batches(self) -> list[EventBatch]:
+        return self._shards.decode(self._rows.data.table, self._features)
 
     def __getstate__(self) -> dict[str, Any]:
-        # A worker maps the file itself; pickling the view would copy the data.
-        return {k: v for k, v in self.__dict__.items() if k != "_storage"}
+        # A worker maps the files itself; pickling the views would copy the data.
+        return {k: v for k, v in self.__dict__.items() if k not in ("_first", "_batches")}
 
     def __getitems__(self, indices: Sequence[int]) -> list[Event]:
         return [self[i] for i in indices]
+
+
+def _arrow_copy(shards: _Shards, cache_dir: str | Path | None) -> datasets.Dataset:
+    """The rows of the shards, from the cache or converted; a copy that cannot be read, or lacks rows, is replaced."""
+
+    reader = ParquetDatasetReader(shards.files, split=datasets.Split.TRAIN, cache_dir=None if cache_dir is None else str(cache_dir))
+
+    def load(mode: datasets.DownloadMode) -> datasets.Dataset:
+        reader.builder.download_and_prepare(download_mode=mode)
+        return reader.builder.as_dataset(split=reader.split)
+
+    try:
+        rows = load(datasets.DownloadMode.REUSE_DATASET_IF_EXISTS)
+        if len(rows) == shards.num_events:
+            return rows
+    except (OSError, pa.ArrowInvalid):  # of the copy: what is wrong with the shards comes as another error
+        pass
+    return load(datasets.DownloadMode.FORCE_REDOWNLOAD)
 
 
 class StreamingEvents(IterableDataset):
@@ -226,7 +248,8 @@ class StreamingEvents(IterableDataset):
                 table = opened(path).read_row_group(group, use_threads=False)
             except (OSError, pa.ArrowInvalid) as error:
                 raise ValueError(f"{path}: row group {group} cannot be read (the file is damaged or has changed): {error}") from error
-            yield from self._shards.decode(table)
+            for batch in self._shards.decode(table):
+                yield from batch
 
 
 def _shuffled(events: Iterator[Event], size: int, rng: np.random.Generator) -> Iterator[Event]:

@@ -41,35 +41,11 @@ class EventSubset(Dataset[Event]):
     def files(self) -> list[str]:
         return self.events.files
 
-    @property
-    def nbytes(self) -> int:
-        return self.events.nbytes * len(self) // len(self.events)
-
     def __len__(self) -> int:
         return len(self.indices)
 
     def __getitem__(self, index: int) -> Event | list[Event]:
         return self.events[self.indices[index]]
-
-
-class HeldEvents(Dataset[Event]):
-    """Events that stay in memory once they were read: decoding a small event takes a fifth of the time that a small model learns from it.
-
-    Args:
-        events: with `spec` and `files`; they must not be changed by whoever gets them.
-    """
-
-    def __init__(self, events: EventDataset | EventSubset | ParticleEvents) -> None:
-        self.events, self.spec, self.files = events, events.spec, events.files
-        self._held: dict[int, Event | list[Event]] = {}
-
-    def __len__(self) -> int:
-        return len(self.events)
-
-    def __getitem__(self, index: int) -> Event | list[Event]:
-        if index not in self._held:
-            self._held[index] = self.events[index]
-        return self._held[index]
 
 
 class AugmentedEvents(Dataset[Event]):
@@ -127,13 +103,12 @@ class EventCollator:
 
 NuFMCollator = EventCollator  # its name while there was one family
 
-Events = EventDataset | EventSubset | ParticleEvents | HeldEvents
-_HELD_BYTES = 600_000_000  # of events small enough to keep in memory
+Events = EventDataset | EventSubset | ParticleEvents
 
 
 def open_task(task: Task, events: str | Path | list[str | Path], detector: DetectorSpec | None = None) -> EventDataset | ParticleEvents:
-    """The events of parquet shards, as the model of a task takes them."""
-    opened = EventDataset(events, detector)
+    """The events of parquet shards, as the model of a task takes them: labels of voxels only where they are learnt."""
+    opened = EventDataset(events, detector, voxel_truth=task.labels == "voxels")
     return ParticleEvents(opened) if task.grouped else opened
 
 
@@ -143,18 +118,11 @@ def open_events(
     validation: str | Path | list[str | Path] | None,
     max_events: int | None,
     seed: int,
-    hold: bool,
 ) -> tuple[Events, Events | None]:
-    """Training and validation events of one detector; `max_events` of the former in an order that the seed gives, and both in memory with `hold`,
-    where they are small."""
+    """Training and validation events of one detector; `max_events` of the former in an order that the seed gives."""
     train_events = open_task(task, events)
     validation_events = None if validation is None else open_task(task, validation, train_events.spec)
-    if max_events is not None:
-        train_events = EventSubset(train_events, max_events, seed)
-    if not hold:  # worker processes would hold copies of their own
-        return train_events, validation_events
-    held = (e if e is None or e.nbytes > _HELD_BYTES else HeldEvents(e) for e in (train_events, validation_events))
-    return tuple(held)  # type: ignore[return-value]
+    return train_events if max_events is None else EventSubset(train_events, max_events, seed), validation_events
 
 
 def describe_data(events: Events) -> dict[str, Any]:

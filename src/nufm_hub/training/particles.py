@@ -37,10 +37,6 @@ class ParticleEvents(Dataset[list[Event]]):
     def files(self) -> list[str]:
         return self.crops.files
 
-    @property
-    def nbytes(self) -> int:
-        return self.crops.nbytes
-
     def __len__(self) -> int:
         return len(self.edges) - 1
 

@@ -85,7 +85,7 @@ def train(
     processes = _processes(output_dir, use_cpu)
     mixed = _mixed_precision(precision, use_cpu)
     with processes.main_process_first(local=False):
-        train_events, validation_events = open_events(definition, events, validation, max_events, seed, hold=workers == 0)
+        train_events, validation_events = open_events(definition, events, validation, max_events, seed)
         settings = {
             "task": task,
             "source": source,
