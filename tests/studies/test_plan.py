@@ -43,6 +43,14 @@ def test_values_can_be_replaced():
     assert load_plan("data-efficiency", "fasercal-finetune").recipe == "fasercal-finetune"
 
 
+def test_a_recipe_in_steps_makes_the_same_steps_with_any_number_of_labels():
+    p = load_plan("data-efficiency", None, {"steps": 400})
+    found = [p.recipe_for("mae", n, Setting(0.02, factor)) for n in (10, 10**5) for factor in (0.5, 1)]
+    assert [(r.steps, r.epochs) for r in found] == [(200, None), (400, None)] * 2
+    without_table = Plan("fasercal-finetune-nano", {}, TUNING, overrides={"scratch": {"steps": 900}}, recipe_values={"steps": 400})
+    assert [without_table.recipe_for(name, 100, Setting(0.02, 1)).steps for name in ("scratch", "mae")] == [900, 400]
+
+
 def test_the_nearest_tuned_budget():
     assert [TUNING.nearest_budget(n) for n in (10, 300, 330, 9999)] == [100, 100, 1000, 1000]
 

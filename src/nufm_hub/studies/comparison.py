@@ -234,7 +234,7 @@ def _row(record: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "run": record["name"],
         **{key: settings[key] for key in ("initialisation", "labels", "seed")},
-        **{key: recipe[key] for key in ("base_learning_rate", "epochs", "batch_size", "layer_decay")},
+        **{key: recipe.get(key) for key in ("base_learning_rate", "epochs", "batch_size", "layer_decay")},  # no epochs: in steps
         "epoch_factor": settings["epoch_factor"],
         **{key: training[key] for key in ("steps", "last_loss", "parameters")},
         "training_seconds": training["seconds"],

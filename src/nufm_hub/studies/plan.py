@@ -19,7 +19,7 @@ _FOLDER = resources.files(__package__) / "plans"
 
 
 class Setting(NamedTuple):
-    """What is tuned: the recipe's `base_learning_rate`, and a factor on the plan's epochs."""
+    """What is tuned: the recipe's `base_learning_rate`, and a factor on the plan's epochs, or on the steps of a recipe in steps."""
 
     base_learning_rate: float
     epoch_factor: float
@@ -62,7 +62,8 @@ class Plan:
 
     Attributes:
         recipe: see `load_recipe`.
-        epochs: number of labels -> epochs. Between and beyond them, epochs are a power of the number of labels, see `epochs_for`.
+        epochs: number of labels -> epochs. Between and beyond them, epochs are a power of the number of labels, see `epochs_for`. Not used
+            with a recipe in steps: that makes the same number of steps with any number of labels.
         tuning: see `Tuning`.
         overrides: initialisation -> values of the recipe that differ for it.
         recipe_values: values of the recipe that differ for all.
@@ -75,7 +76,8 @@ class Plan:
     recipe_values: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not self.epochs or min(self.epochs) <= 0 or min(self.epochs.values()) <= 0:
+        in_epochs = self.full_recipe.steps is None
+        if (in_epochs and not self.epochs) or min([*self.epochs, *self.epochs.values()], default=1) <= 0:
             raise ValueError(f"epochs {self.epochs}: give positive numbers of epochs for one or more numbers of labels")
         for initialisation in ("", *self.overrides):
             self.recipe_for(initialisation, 1, self.tuning.grid[0])
@@ -98,9 +100,9 @@ class Plan:
 
     def recipe_for(self, initialisation: str, labels: int, setting: Setting) -> Recipe:
         """The recipe of one training."""
-        epochs = max(1, round(self.epochs_for(labels) * setting.epoch_factor))
         own = load_recipe(self.recipe, **self.recipe_values | self.overrides.get(initialisation, {}))
-        return load_recipe(own, base_learning_rate=setting.base_learning_rate, epochs=epochs)
+        unit, length = ("epochs", self.epochs_for(labels)) if own.steps is None else ("steps", own.steps)
+        return load_recipe(own, base_learning_rate=setting.base_learning_rate, **{unit: max(1, round(length * setting.epoch_factor))})
 
 
 def read_plan(plan: str | Path) -> dict[str, Any]:
@@ -133,7 +135,7 @@ def load_plan(plan: str | Path | Mapping[str, Any], recipe: str | None = None, r
     try:
         data = dict(plan) if isinstance(plan, Mapping) else read_plan(plan)
         data["tuning"] = Tuning(**data["tuning"] | {name: value for name, value in tuning.items() if value})
-        data["epochs"] = {int(labels): float(epochs) for labels, epochs in data["epochs"].items()}
+        data["epochs"] = {int(labels): float(epochs) for labels, epochs in data.get("epochs", {}).items()}
         data["recipe_values"] = data.get("recipe_values", {}) | dict(recipe_values or {})
         return Plan(**data | ({"recipe": recipe} if recipe else {}))
     except (KeyError, TypeError, AttributeError) as error:

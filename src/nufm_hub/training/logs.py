@@ -46,6 +46,13 @@ class CSVLogger(TrainerCallback):
             writer.writerows(state.log_history)
 
 
+class LogEnd(TrainerCallback):
+    """Logs after the last step too, which the interval between logs need not meet."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        control.should_log |= state.global_step >= state.max_steps
+
+
 def loggers(report_to: str) -> tuple[list[str], list[TrainerCallback]]:
     """What `TrainingArguments` takes as `report_to`, and further callbacks, for names with commas between them: `csv`, `none`, or any that
     transformers knows (`tensorboard`, ...).

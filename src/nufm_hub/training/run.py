@@ -17,7 +17,7 @@ from nufm_hub.tasks import get_task
 from .data import AugmentedEvents, EvaluateAt, EventCollator, SetEpoch, describe_data, open_events
 from .ema import ExponentialMovingAverage
 from .folder import MODEL_FOLDER, claim, resumable, save_checkpoint
-from .logs import loggers
+from .logs import LogEnd, loggers
 from .particles import ParticleCollator
 from .recipe import Recipe, load_recipe
 from .start import start
@@ -52,12 +52,12 @@ def train(
         events: parquet shards to train on: file, folder, glob or a list of these.
         output_dir: folder of the run.
         source: id or folder of the checkpoint to start from; random weights of the recipe's preset when None.
-        validation: parquet shards for the loss and metrics after each epoch; the weights with the lowest validation loss are kept, unless
-            `evaluations` is given.
+        validation: parquet shards for the loss and metrics after each epoch (with a recipe in steps, at least ten times); the weights with
+            the lowest validation loss are kept, unless `evaluations` is given.
         seed: of weights, order, augmentation and masking.
         use_cpu: train on the CPU even where there is a GPU.
         workers: processes that prepare batches.
-        save_every: epochs between checkpoints.
+        save_every: epochs between checkpoints; with a recipe in steps, tenths of the training where these are shorter.
         report_to: where to log besides `training.json`, with commas between names: `"csv"`, `"tensorboard"`, see `loggers`.
         gradient_checkpointing: compute activations twice instead of keeping them: less memory, more time, same weights.
         max_events: use only so many of the events, for weights and statistics alike: the first of a random order that the seed gives,
@@ -112,7 +112,7 @@ def train(
         args=_arguments(
             output_dir,
             recipe,
-            steps=-(-len(train_events) // recipe.batch_size),
+            steps_per_epoch=-(-len(train_events) // recipe.batch_size),
             gradient_accumulation_steps=accumulation,
             keep_best=validation_events is not None and evaluations is None,
             save_every=save_every,
@@ -131,7 +131,7 @@ def train(
         data_collator=ParticleCollator(processor) if definition.grouped else EventCollator(processor, definition.labels),
         processing_class=processor,
         compute_metrics=definition.metrics(processor) if definition.metrics and validation_events is not None else None,
-        callbacks=[SetEpoch(), *own_loggers, *([EvaluateAt(evaluations)] if evaluations else [])],
+        callbacks=[SetEpoch(), LogEnd(), *own_loggers, *([EvaluateAt(evaluations)] if evaluations else [])],
     )
     started = time.time()
     trainer.train(resume_from_checkpoint=resume)
@@ -185,11 +185,17 @@ def _accumulation(recipe: Recipe, world: int) -> int:
     return recipe.batch_size // per_pass
 
 
-def _arguments(output_dir: Path, recipe: Recipe, steps: int, keep_best: bool, save_every: int, **options: Any) -> TrainingArguments:
-    """The recipe in the words of `Trainer`; an epoch has so many `steps`, and with `keep_best` the best one's weights are loaded at the end."""
+def _arguments(
+    output_dir: Path, recipe: Recipe, steps_per_epoch: int, keep_best: bool, save_every: int, **options: Any
+) -> TrainingArguments:
+    """The recipe in the words of `Trainer`; with `keep_best` the weights with the lowest validation loss are loaded at the end."""
+    if recipe.steps is None:
+        length, unit, interval = {"num_train_epochs": recipe.epochs}, "epoch", steps_per_epoch
+    else:  # an epoch of many events may be longer than all of the training
+        length, unit, interval = {"max_steps": recipe.steps}, "steps", min(steps_per_epoch, -(-recipe.steps // 10))
     return TrainingArguments(
         output_dir=str(output_dir),
-        **({"max_steps": recipe.steps} if recipe.steps else {"num_train_epochs": recipe.epochs}),
+        **length,
         per_device_train_batch_size=recipe.micro_batch_size,
         per_device_eval_batch_size=recipe.micro_batch_size,
         learning_rate=recipe.learning_rate,
@@ -198,14 +204,15 @@ def _arguments(output_dir: Path, recipe: Recipe, steps: int, keep_best: bool, sa
         max_grad_norm=recipe.max_grad_norm,
         remove_unused_columns=False,
         ddp_find_unused_parameters=False,
-        eval_strategy="epoch" if keep_best else "no",
-        save_strategy="epoch" if keep_best else "steps",
-        save_steps=1 if keep_best else save_every * steps,
+        eval_strategy=unit if keep_best else "no",
+        eval_steps=interval,
+        save_strategy=unit if keep_best else "steps",
+        save_steps=interval if keep_best else save_every * interval,
         save_total_limit=2,
         load_best_model_at_end=keep_best,
         # Not "epoch", which logs after a checkpoint of the same step is written: a resumed run would lack that entry.
         logging_strategy="steps",
-        logging_steps=steps,
+        logging_steps=interval,
         disable_tqdm=False,
         **options,
     )
