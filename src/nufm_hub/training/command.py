@@ -12,6 +12,8 @@ Events = Annotated[list[Path], typer.Option("--events", help="Parquet file or fo
 Validation = Annotated[list[Path] | None, typer.Option("--validation", help="Parquet file or folder of validation events; may be repeated.")]
 Out = Annotated[Path, typer.Option("--out", help="Folder of the run; an interrupted run in it is taken up again.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="Replace a value of the recipe, e.g. --set steps=3000; values are JSON.")]
+Epochs = Annotated[int | None, typer.Option(help="Length of the training in passes over its events, instead of the recipe's.")]
+Steps = Annotated[int | None, typer.Option(help="Length of the training in optimiser steps, instead of the recipe's; not with --epochs.")]
 Seed = Annotated[int, typer.Option(help="Seed of weights, order, augmentation and masking.")]
 Cpu = Annotated[bool, typer.Option("--cpu", help="Train on the CPU even where there is a GPU.")]
 Workers = Annotated[int, typer.Option(help="Processes that prepare batches.")]
@@ -34,6 +36,8 @@ def pretrain(
     ] = None,
     validation: Validation = None,
     set_: Set = None,
+    epochs: Epochs = None,
+    steps: Steps = None,
     seed: Seed = 0,
     cpu: Cpu = False,
     workers: Workers = 0,
@@ -43,7 +47,22 @@ def pretrain(
 ) -> None:
     """Pre-train an encoder as the recipe says: `nufm` models by masked reconstruction and, unless told otherwise, relational voxel objectives."""
     model = {} if relational is None else {"relational": relational}
-    _train("pretraining", recipe, events, out, None, validation, set_, seed, cpu, workers, report_to, gradient_checkpointing, precision, model)
+    _train(
+        "pretraining",
+        recipe,
+        set_,
+        {"epochs": epochs, "steps": steps},
+        model,
+        events=events,
+        output_dir=out,
+        validation=validation,
+        seed=seed,
+        use_cpu=cpu,
+        workers=workers,
+        report_to=report_to,
+        gradient_checkpointing=gradient_checkpointing,
+        precision=precision,
+    )
 
 
 def finetune(
@@ -56,6 +75,8 @@ def finetune(
     recipe: Annotated[str | None, typer.Option(help="Recipe name or JSON file; a small one for the task by default.")] = None,
     validation: Validation = None,
     set_: Set = None,
+    epochs: Epochs = None,
+    steps: Steps = None,
     seed: Seed = 0,
     cpu: Cpu = False,
     workers: Workers = 0,
@@ -70,38 +91,37 @@ def finetune(
     """Fine-tune an encoder with a task head on labelled events."""
     chosen = recipe or RECIPES.get(task, "fasercal-finetune-nano")
     _train(
-        task, chosen, events, out, source, validation, set_, seed, cpu, workers, report_to, gradient_checkpointing, precision, {}, max_events,
-        transfer,
-    )  # fmt: skip
+        task,
+        chosen,
+        set_,
+        {"epochs": epochs, "steps": steps},
+        {},
+        events=events,
+        output_dir=out,
+        source=source,
+        validation=validation,
+        seed=seed,
+        use_cpu=cpu,
+        workers=workers,
+        report_to=report_to,
+        gradient_checkpointing=gradient_checkpointing,
+        precision=precision,
+        max_events=max_events,
+        transfer=transfer,
+    )
 
 
 def _train(
-    task: str,
-    recipe: str,
-    events: list[Path],
-    out: Path,
-    source: str | None,
-    validation: list[Path] | None,
-    overrides: list[str] | None,
-    seed: int,
-    cpu: bool,
-    workers: int,
-    report_to: str,
-    gradient_checkpointing: bool,
-    precision: str,
-    model: dict[str, Any],
-    max_events: int | None = None,
-    transfer: bool = False,
+    task: str, recipe: str, set_: list[str] | None, length: dict[str, int | None], model: dict[str, Any], **options: Any
 ) -> None:
+    """`train` with the `options`, of a recipe with what `--set`, `--epochs` and `--steps` replace and with fields of the `model`."""
     from .recipe import load_recipe
     from .run import train
 
     try:
-        loaded = load_recipe(recipe, **parse_values(overrides))
-        loaded = load_recipe(loaded, model={**loaded.model, **model})
-        options = {"report_to": report_to, "gradient_checkpointing": gradient_checkpointing, "max_events": max_events, "transfer": transfer}
-        options["precision"] = precision
-        folder = train(task, loaded, list(events), out, source, validation, seed, cpu, workers, **options)
+        given = {name: value for name, value in length.items() if value is not None}
+        loaded = load_recipe(recipe, **parse_values(set_) | given)
+        folder = train(task, load_recipe(loaded, model={**loaded.model, **model}), **options)
     except (ValueError, OSError, ImportError) as error:
         raise typer.BadParameter(str(error)) from error
     typer.echo(f"saved {folder}")
