@@ -283,9 +283,33 @@ def test_precision_of_a_gpu_is_refused_where_there_is_none(toy_files, recipe, tm
     with pytest.raises(ValueError, match="none of float32, bf16, fp16"):
         train("flavour", recipe, **options, precision="half")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)  # slower than float32
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "an old GPU")
     with pytest.raises(ValueError, match="an old GPU has no bfloat16"):
         run._mixed_precision("bf16", use_cpu=False)
     assert run._mixed_precision("fp16", use_cpu=False) == {"fp16": True}
     assert not (tmp_path / "r").exists()
+
+
+class Told(Exception):
+    """Ends a training once the Trainer's arguments are there: without a GPU it could not go on."""
+
+
+@pytest.mark.parametrize(("precision", "told"), [("float32", {}), ("bf16", {"bf16": True}), ("fp16", {"fp16": True})])
+def test_the_trainer_is_told_the_precision(precision, told, toy_files, recipe, tmp_path, monkeypatch):
+    arguments = run.TrainingArguments
+
+    def tell(**options):
+        if "learning_rate" not in options:  # only who takes part
+            return arguments(**options | {"use_cpu": True})
+        raise Told({name: value for name, value in options.items() if name in ("bf16", "fp16")})
+
+    monkeypatch.setattr(run, "TrainingArguments", tell)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
+    with pytest.raises(Told) as raised:
+        train("flavour", recipe, toy_files["train"], tmp_path / "run", precision=precision)
+    assert raised.value.args == (told,)
+    settings = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert settings.get("precision", "float32") == precision
+    assert ("precision" in settings) == bool(told)  # runs in float32 stay comparable with those from before there was a choice

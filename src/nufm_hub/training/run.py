@@ -173,7 +173,7 @@ def _mixed_precision(precision: str, use_cpu: bool) -> dict[str, bool]:
         raise ValueError(f"precision={precision!r} is none of float32, bf16, fp16")
     if use_cpu or not torch.cuda.is_available():
         raise ValueError(f"precision={precision!r} needs a GPU: on a CPU it is slower than float32, and less exact")
-    if precision == "bf16" and not torch.cuda.is_bf16_supported():
+    if precision == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
         raise ValueError(f"precision='bf16': {torch.cuda.get_device_name()} has no bfloat16; use fp16 or float32")
     return {precision: True}
 
