@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+import time
 
 import numpy as np
 import pytest
@@ -126,6 +127,18 @@ def test_the_record_says_what_was_done(toy_files, recipe, pretrained):
     assert str(toy_files["train"].parent) not in (pretrained / "training.json").read_text()
 
 
+def test_the_record_says_what_limits_the_training(toy_files, recipe, tmp_path, monkeypatch):
+    collate = run.EventCollator.__call__
+    monkeypatch.setattr(run.EventCollator, "__call__", lambda self, events: time.sleep(0.2) or collate(self, events))
+    folder = train("flavour", recipe | {"epochs": 1}, toy_files["train"], tmp_path / "run", use_cpu=True)
+    record = json.loads((folder / "training.json").read_text())
+    last = record["curves"][-1]
+    for name in ("events_per_second", "loader_events_per_second"):
+        assert record[name] == last[name]
+    assert 64 / record["seconds"] <= record["events_per_second"] < record["loader_events_per_second"] < 8 / 0.2
+    assert record["loader_events_per_second"] < 2 * record["events_per_second"]  # most of the time went into waiting
+
+
 class StopAfter(TrainerCallback):
     def __init__(self, epoch):
         self.epoch = epoch
@@ -163,7 +176,10 @@ def test_an_interrupted_run_ends_with_the_same_weights(task, ema_decay, toy_file
     first, second = (load_file(folder / "model.safetensors") for folder in (whole, halves))
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
-    assert json.loads((halves / "training.json").read_text())["resumed"]
+    resumed = json.loads((halves / "training.json").read_text())
+    assert resumed["resumed"]
+    last = resumed["curves"][-1]
+    assert last["events_per_second"] * last["train_runtime"] == pytest.approx(2 * 64, rel=0.2)  # of the two epochs that were left
     logs = []
     for folder in (whole, halves):
         with (folder.parent / LOG_FILE).open(newline="") as file:

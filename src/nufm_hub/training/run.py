@@ -143,6 +143,7 @@ def train(
         "machine": machine(),
         "processes": processes.world_size,
         "seconds": round(time.time() - started, 1),
+        **trainer.rates,
         "resumed": resume is not None,
         "parameters": sum(p.numel() for p in model.parameters()),
         "best_checkpoint_metric": trainer.state.best_metric,

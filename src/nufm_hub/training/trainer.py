@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import nullcontext
 from typing import Any
 
@@ -14,7 +15,14 @@ from .recipe import Recipe
 
 
 class EventTrainer(Trainer):
-    """`Trainer` with the recipe's parameter groups; evaluates and saves a moving average if there is one; logs the parts of a summed loss."""
+    """`Trainer` with the recipe's parameter groups; evaluates and saves a moving average if there is one; logs the parts of a summed loss.
+
+    Attributes:
+        rates: once training has ended, `events_per_second` of all processes together (with evaluations and checkpoints, without what was done
+            before an interruption), and `loader_events_per_second`, of the time that was spent waiting for batches: what the loader can do
+            by itself, or more than that where worker processes prepare batches during the steps. Where the two are close, the loader limits
+            the training. Empty when no step was left to do.
+    """
 
     def __init__(self, *args: Any, recipe: Recipe, ema: ExponentialMovingAverage | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -22,6 +30,9 @@ class EventTrainer(Trainer):
         if ema is not None:
             self.add_callback(ema)
         self._parts: dict[str, list[torch.Tensor]] = {}
+        self.rates: dict[str, float] = {}
+        self._begin: tuple[float, float] | None = None  # seconds, epoch
+        self._waited = 0.0
 
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
@@ -31,6 +42,13 @@ class EventTrainer(Trainer):
             groups = parameter_groups(self.model if model is None else model, r.learning_rate, r.weight_decay, r.layer_decay, carried, r.carried_rate)
             self.optimizer = torch.optim.AdamW(groups, lr=r.learning_rate, betas=r.betas)
         return self.optimizer
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        started = time.perf_counter()
+        self._begin = self._begin or (started, self.state.epoch or 0.0)
+        batches = super().get_batch_samples(*args, **kwargs)
+        self._waited += time.perf_counter() - started
+        return batches
 
     def compute_loss(self, model: torch.nn.Module, inputs: dict[str, Any], return_outputs: bool = False, **kwargs: Any) -> Any:
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)
@@ -55,4 +73,10 @@ class EventTrainer(Trainer):
         if "loss" in logs:
             logs |= {f"loss_{name}": round(torch.stack(values).mean().item(), 5) for name, values in sorted(self._parts.items())}
             self._parts.clear()
+        if "train_runtime" in logs and self._begin:  # the last row
+            seconds, epoch = self._begin
+            events = (self.state.epoch - epoch) * len(self.train_dataset)
+            of_seconds = {"events_per_second": time.perf_counter() - seconds, "loader_events_per_second": self._waited}
+            self.rates = {name: round(events / duration, 2) for name, duration in of_seconds.items()}
+            logs |= self.rates
         super().log(logs, *args, **kwargs)
