@@ -159,6 +159,13 @@ def test_from_tuning_to_figures_through_an_interruption(arguments, toy_files, tm
     }
 
 
+@pytest.mark.usefixtures("one_thread")
+def test_a_recipe_in_steps_trains_every_point_alike(arguments, tmp_path):
+    result = invoke([*arguments(["8", "48"], [0], ["scratch"]), "--tune-learning-rate", "0.1", "--set", "steps=3"])
+    assert result.exit_code == 0, result.output
+    assert [(r["labels"], r["steps"], r["epochs"]) for r in results_of(tmp_path)[1]] == [("8", "3", ""), ("48", "3", "")]
+
+
 def test_test_events_stay_closed_until_all_is_tuned(arguments, tmp_path):
     (tmp_path / "sealed.parquet").write_bytes(b"cannot be read")
     result = invoke([a if not a.startswith("--test=") else f"--test={tmp_path / 'sealed.parquet'}" for a in arguments()])
