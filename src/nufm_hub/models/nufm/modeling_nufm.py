@@ -151,9 +151,11 @@ class NuFMPreTrainedModel(DetectorModel):
         """
         spec = self.config.spec
         inputs.check(spec)
-        if self.config.needs_energy and inputs.voxel_energy is None:
-            raise ValueError("this model reads voxel_energy beside voxel_features: make its inputs with the processor that is saved with it")
-        energy = None if inputs.voxel_energy is None else inputs.voxel_energy.flatten()
+        energy = None
+        if self.config.needs_energy:
+            if inputs.voxel_energy is None:
+                raise ValueError("this model reads voxel_energy beside voxel_features: make its inputs with the processor that is saved with it")
+            energy = inputs.voxel_energy.flatten()
         batch, length = inputs.shape
         branch_of_voxel, coordinates, features = (
             rows.flatten(0, 1) for rows in (inputs.voxel_branch, inputs.voxel_coordinates, inputs.voxel_features)

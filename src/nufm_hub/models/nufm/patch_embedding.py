@@ -46,7 +46,7 @@ class Patches:
         sub, inner: int64 (N,): sub-patch of the voxel in its patch, and place in the sub-patch, when the patch is embedded in two steps.
         voxel: int64 (N,): index of the voxel in the batch's list of voxels (padding dropped).
         coordinates: int64 (N, 3): voxel indices in the grid of the branch.
-        energy: (N,) in units of a typical voxel, see `NuFMInputs`; None where the inputs have none.
+        energy: (N,) in units of a typical voxel, see `NuFMInputs`; None in models that do not read it.
     """
 
     event: Tensor
@@ -177,7 +177,7 @@ class Cells:
     Attributes:
         values: (R, size).
         patch: int64 (R,), patch of each.
-        position: float32 (R, 3), mm, mean of the voxels weighted with energy; None where the inputs have no energies.
+        position: float32 (R, 3), mm, mean of the voxels weighted with energy; None in models that do not point.
     """
 
     values: Tensor
@@ -200,7 +200,7 @@ class NuFMPatchEmbedding(nn.Module):
         self.branch = branch
         first, second = patch_kernels(branch.patch)
         self.sub_patches, size = math.prod(second), config.hidden_size
-        self.presence = config.presence_channel
+        self.presence, self.pointing = config.presence_channel, config.vertex_pointing
         channels = len(branch.channels) + self.presence
         if self.sub_patches == 1:
             self.cell_size = size
@@ -248,6 +248,6 @@ class NuFMPatchEmbedding(nn.Module):
         return level.spread(rows)
 
     def _positions(self, patches: Patches, row: Tensor, number: int) -> Tensor | None:
-        if patches.energy is None:
+        if not self.pointing:
             return None
         return cell_positions(row, number, patches.coordinates, patches.energy, self.branch)
