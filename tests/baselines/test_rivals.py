@@ -9,11 +9,12 @@ from toy_detector import SPEC, toy_event
 from typer.testing import CliRunner
 
 from nufm_hub import Event, Voxels, load_detector, read_events, sample_path, write_events
-from nufm_hub.baselines import RIVALS, find_start, geometric_vertex, summary_features
-from nufm_hub.baselines.start import first_layer
+from nufm_hub.baselines import RIVALS
 from nufm_hub.baselines.trees import GEOMETRY, MEAN, TREES, momentum_sizes, predict, tabulate
 from nufm_hub.cli import app
+from nufm_hub.events import geometric_vertex, summary_features
 from nufm_hub.events.crop_files import CropSettings
+from nufm_hub.events.start import find_start, first_layer
 
 FASERCAL = load_detector("fasercal")
 

@@ -3,10 +3,6 @@
 from nufm_hub.lazy import lazy_names
 
 _PUBLIC = {
-    "Start": "start",
-    "find_start": "start",
-    "geometric_vertex": "start",
-    "summary_features": "summary",
     "RIVALS": "trees",
     "predict": "trees",
 }

@@ -11,10 +11,7 @@ from sklearn.ensemble import ExtraTreesClassifier, ExtraTreesRegressor, HistGrad
 
 from nufm_hub.detectors import DetectorSpec
 from nufm_hub.evaluation.scores import origin, truth_of
-from nufm_hub.events import Event
-
-from .start import geometric_vertex
-from .summary import summary_features
+from nufm_hub.events import Event, geometric_vertex, summary_features
 
 MEAN, GEOMETRY = "mean", "geometry"
 _FOREST = {"n_estimators": 500, "min_samples_leaf": 2, "max_features": 0.3, "n_jobs": 1}

@@ -8,7 +8,9 @@ from .event import PARTICLE_FIELDS, PROVENANCE_FIELDS, TRUTH_FIELDS, Event, Voxe
 
 if TYPE_CHECKING:
     from .parquet import event_features, event_from_row, event_to_row, read_detector, read_events, write_events
+    from .start import geometric_vertex
     from .streaming import EventDataset, StreamingEvents, list_shards
+    from .summary import summary_features
 
 __all__ = [
     "PARTICLE_FIELDS",
@@ -21,9 +23,11 @@ __all__ = [
     "event_features",
     "event_from_row",
     "event_to_row",
+    "geometric_vertex",
     "list_shards",
     "read_detector",
     "read_events",
+    "summary_features",
     "write_events",
 ]
 
@@ -33,5 +37,7 @@ __getattr__ = lazy_names(
     {
         **dict.fromkeys(("event_features", "event_from_row", "event_to_row", "read_detector", "read_events", "write_events"), "parquet"),
         **dict.fromkeys(("EventDataset", "StreamingEvents", "list_shards"), "streaming"),
+        "geometric_vertex": "start",
+        "summary_features": "summary",
     },
 )

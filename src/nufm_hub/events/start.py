@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from nufm_hub.detectors import DetectorSpec, VoxelBranch
-from nufm_hub.events import Event
+
+from .event import Event
 
 _RUN = 4  # layers that must be on, one after the other
 _THRESHOLD = 5.0  # MeV in a layer that is on
@@ -56,20 +57,20 @@ def find_start(coordinates: np.ndarray, energy: np.ndarray, branch: VoxelBranch,
     """
     by_layer = np.bincount(coordinates[:, 2], energy, minlength=branch.shape[2])
     layer = first_layer(by_layer)
-    near = (coordinates[:, 2] >= layer) & (coordinates[:, 2] < layer + layers)
+    near = np.flatnonzero((coordinates[:, 2] >= layer) & (coordinates[:, 2] < layer + layers))
     places, weight = branch.to_mm(coordinates[near]), energy[near] + 1e-9
     z0 = float(branch.to_mm(np.array([[0, 0, layer]]))[0, 2])
     depth = places[:, 2] - z0
     middle = np.array([_weighted_median(places[:, axis], weight) for axis in (0, 1)])
     slope = np.zeros(2)
     for cut in _CORE:
-        core = (np.abs(places[:, :2] - middle - depth[:, None] * slope) < cut).all(axis=1)
-        if core.sum() < 3:
+        core = np.flatnonzero((np.abs(places[:, :2] - middle - depth[:, None] * slope) < cut).all(axis=1))
+        if len(core) < 3:
             break
-        w, z, xy = weight[core], depth[core], places[core, :2]
-        mean_z, mean = np.average(z, weights=w), np.average(xy, axis=0, weights=w)
-        spread = np.average((z - mean_z) ** 2, weights=w)
-        slope = np.average((z - mean_z)[:, None] * (xy - mean), axis=0, weights=w) / spread if spread > 1 else np.zeros(2)
+        w, z, xy = weight[core] / weight[core].sum(), depth[core], places[core, :2]
+        mean_z, mean = w @ z, w @ xy
+        spread = w @ (z - mean_z) ** 2
+        slope = (w * (z - mean_z)) @ (xy - mean) / spread if spread > 1 else np.zeros(2)
         middle = mean - slope * mean_z
     return Start(layer, np.array([*middle, z0]), slope)
 

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from nufm_hub.detectors import DetectorSpec, ImageBranch, TrackBranch, VoxelBranch
-from nufm_hub.events import Event, Voxels
 
+from .event import Event, Voxels
 from .start import find_start, first_layer
 
 _QUANTILES = (50, 75, 90, 97, 99.5)  # % of the voxels
@@ -25,6 +25,7 @@ _STEPS = (0, 2, 4, 8, 12, 20, 30, 45, 65, 100, 200)  # layers from the start
 _RADII = (15, 30, 60, 120)  # mm from the axis
 _CORE = 15.0  # mm from the axis
 _LINES = (10, 20, 40)  # layers
+_FIRST = (1, 2, 4, 8)  # layers
 _FAR = 30.0  # mm from the start: directions of what is nearer mean nothing
 _SLOPE, _CELLS = 0.3, 24  # largest slope of the map of directions, and cells along its sides
 _APART = 0.06  # slope between clusters
@@ -53,25 +54,25 @@ def _voxels(voxels: Voxels | None, branch: VoxelBranch) -> Numbers:
     yield "voxels", np.log1p(len(energy) if total > 0 else 0)
     yield "mean", energy.mean()
     yield "largest", np.log1p(energy.max())
-    for q in _QUANTILES:
-        yield f"quantile{q:g}", float(np.percentile(energy, q))
+    yield from ((f"quantile{q:g}", float(value)) for q, value in zip(_QUANTILES, np.percentile(energy, _QUANTILES)))
     for threshold in _ENERGIES:
         above = energy > threshold
         yield f"voxels>{threshold}", np.log1p(above.sum())
         yield f"share>{threshold}", energy[above].sum() / total if total else np.nan
+    sums_by_layer = np.bincount(coordinates[:, 2], energy, minlength=branch.shape[2])
     cuts = np.linspace(0, branch.shape[2], _SLICES + 1)
-    sums = np.histogram(coordinates[:, 2], cuts, weights=energy)[0]
+    sums = np.histogram(np.arange(branch.shape[2]), cuts, weights=sums_by_layer)[0]
     yield from ((f"slice{i}", np.log1p(value)) for i, value in enumerate(sums))
     if total:
         places = branch.to_mm(coordinates)
-        middle = np.average(places, axis=0, weights=energy)
-        width = np.sqrt(np.average((places - middle) ** 2, axis=0, weights=energy))
+        middle = energy @ places / total
+        width = np.sqrt(energy @ (places - middle) ** 2 / total)
     else:
         middle = width = np.full(3, np.nan)
     for axis, name in enumerate("xyz"):
         yield f"middle_{name}", middle[axis]
         yield f"width_{name}", width[axis]
-    layers = np.flatnonzero(sums_by_layer := np.bincount(coordinates[:, 2], energy, minlength=branch.shape[2]))
+    layers = np.flatnonzero(sums_by_layer)
     yield "last", float(layers[-1]) if len(layers) else np.nan
     yield "layers", float((sums_by_layer > 0).mean())
 
@@ -94,15 +95,17 @@ def _along(voxels: Voxels | None, branch: VoxelBranch) -> Numbers:
             yield f"line{layers}_{name}", line.position[axis]
             yield f"line{layers}_slope_{name}", line.slope[axis]
     step = coordinates[:, 2] - start.layer
-    for layers in (1, 2, 4, 8):
-        near = (step >= 0) & (step < layers)
+    close = np.flatnonzero((step >= 0) & (step < _FIRST[-1]))
+    for layers in _FIRST:
+        near = close[step[close] < layers]
         for axis, name in enumerate("xy"):
-            yield f"middle{layers}_{name}", np.average(places[near, axis], weights=energy[near] + 1e-9) if near.any() else np.nan
-    depth = places[:, 2] - start.position[2]
-    behind = depth > 2 * branch.voxel_size[2]
+            yield f"middle{layers}_{name}", np.average(places[near, axis], weights=energy[near] + 1e-9) if len(near) else np.nan
+    x, y, depth = np.ascontiguousarray((places - start.position).T)
+    behind = np.flatnonzero(depth > 2 * branch.voxel_size[2])
     slope = np.zeros(2)
-    if behind.any():
-        slope = np.average((places[behind, :2] - start.position[:2]) / depth[behind, None], axis=0, weights=energy[behind] + 1e-9)
+    if len(behind):
+        weights = (energy[behind] + 1e-9) / depth[behind]
+        slope = np.array([weights @ x[behind], weights @ y[behind]]) / (energy[behind] + 1e-9).sum()
     for axis, name in enumerate("xy"):
         yield f"slope_{name}", slope[axis]
         yield f"transverse_{name}", slope[axis] * energy[behind].sum()
@@ -110,51 +113,62 @@ def _along(voxels: Voxels | None, branch: VoxelBranch) -> Numbers:
     yield "transverse", float(np.hypot(*slope) * energy[behind].sum())
     yield "energy_before", np.log1p(energy[step < 0].sum())
     yield "voxels_before", np.log1p((step < 0).sum())
-    radius = np.linalg.norm(places[:, :2] - start.position[:2] - depth[:, None] * slope, axis=1)
-    for low, high in itertools.pairwise(_STEPS):
-        inside = (step >= low) & (step < high)
-        energies = energy[inside]
-        total_inside = energies.sum()
-        yield f"energy_from{low}", np.log1p(total_inside / (high - low))
-        yield f"voxels_from{low}", np.log1p(inside.sum() / (high - low))
-        yield f"width_from{low}", np.average(radius[inside], weights=energies) if total_inside else np.nan
-        yield f"core_from{low}", energies[radius[inside] < _CORE].sum() / total_inside if total_inside else np.nan
-        yield f"largest_from{low}", np.log1p(energies.max()) if total_inside else np.nan
-    weights = energy + 1e-9
-    middle = np.average(depth, weights=weights)
-    width = np.sqrt(np.average((depth - middle) ** 2, weights=weights))
+    radius = np.sqrt((x - depth * slope[0]) ** 2 + (y - depth * slope[1]) ** 2)
+    yield from _sections(step, energy, radius)
+    weights = (energy + 1e-9) / (energy + 1e-9).sum()
+    middle = weights @ depth
+    beside = depth - middle
+    square = beside * beside
+    width = np.sqrt(weights @ square)
     yield "depth", middle
     yield "depth_width", width
-    yield "depth_skewness", np.average(((depth - middle) / max(width, 1.0)) ** 3, weights=weights)
-    yield "radius", np.average(radius, weights=weights)
-    yield "radius_rms", np.sqrt(np.average(radius**2, weights=weights))
+    yield "depth_skewness", weights @ (square * beside) / max(width, 1.0) ** 3
+    yield "radius", weights @ radius
+    yield "radius_rms", np.sqrt(weights @ radius**2)
     for limit in _RADII:
         yield f"within{limit}", energy[radius < limit].sum() / total
     voxels_in_layer = np.bincount(coordinates[:, 2], minlength=branch.shape[2])[start.layer :]
     yield "thin_layers", float(((voxels_in_layer > 0) & (voxels_in_layer <= 3)).mean())
     yield "empty_layers", float((voxels_in_layer == 0).mean())
-    yield from _directions((places[:, :2] - start.position[:2])[depth > _FAR] / depth[depth > _FAR, None], energy[depth > _FAR])
+    far = np.flatnonzero(depth > _FAR)
+    yield from _directions(x[far] / depth[far], y[far] / depth[far], energy[far])
 
 
-def _directions(slopes: np.ndarray, energy: np.ndarray) -> Numbers:
-    """How energy spreads over directions from the start: clusters, entropy, how planar it is."""
+def _sections(step: np.ndarray, energy: np.ndarray, radius: np.ndarray) -> Numbers:
+    """Sections along the way from the start: `step` are layers from it, `radius` mm from the axis."""
+    section = np.searchsorted(_STEPS, step, side="right") - 1
+    inside = (section >= 0) & (section < len(_STEPS) - 1)
+    section, energy, radius = section[inside], energy[inside], radius[inside]
+    weights = (np.ones_like(energy), energy, energy * radius, np.where(radius < _CORE, energy, 0.0))
+    number, total, width, core = (np.bincount(section, w, minlength=len(_STEPS) - 1) for w in weights)
+    largest = np.zeros(len(_STEPS) - 1)
+    np.maximum.at(largest, section, energy)
+    for i, (low, high) in enumerate(itertools.pairwise(_STEPS)):
+        yield f"energy_from{low}", np.log1p(total[i] / (high - low))
+        yield f"voxels_from{low}", np.log1p(number[i] / (high - low))
+        yield f"width_from{low}", width[i] / total[i] if total[i] else np.nan
+        yield f"core_from{low}", core[i] / total[i] if total[i] else np.nan
+        yield f"largest_from{low}", np.log1p(largest[i]) if total[i] else np.nan
+
+
+def _directions(x: np.ndarray, y: np.ndarray, energy: np.ndarray) -> Numbers:
+    """How energy spreads over directions from the start, with slopes x and y: clusters, entropy, how planar it is."""
     names = ("opening", "opening_rms", "first", "second", "first_slope", "entropy", "apart", "apart_slope", "planar")
-    if len(energy) < 6 or energy.sum() <= 0:
+    if len(energy) < 6 or (total := energy.sum()) <= 0:
         yield from ((f"directions_{name}", np.nan) for name in names)
         return
-    size = np.hypot(*slopes.T)
     edges = np.linspace(-_SLOPE, _SLOPE, _CELLS + 1)
-    clipped = np.clip(slopes, -_SLOPE, _SLOPE * (1 - 1e-9))
-    cells = np.histogram2d(*clipped.T, bins=[edges, edges], weights=energy)[0].ravel() / energy.sum()
+    row, column = (np.searchsorted(edges[1:-1], slope, side="right") for slope in (x, y))
+    cells = np.bincount(row * _CELLS + column, energy, minlength=_CELLS**2) / total
     middles = (edges[1:] + edges[:-1]) / 2
     order = np.argsort(cells)[::-1]
     at = np.stack([middles[order // _CELLS], middles[order % _CELLS]], axis=1)
     far = np.hypot(*(at - at[0]).T) > _APART
     filled = cells[cells > 0]
-    covariance = np.average(slopes[:, :, None] * slopes[:, None, :], axis=0, weights=energy)
-    small, large = np.linalg.eigvalsh(covariance)
+    xx, yy, xy = (energy @ product / total for product in (x * x, y * y, x * y))
+    small, large = np.linalg.eigvalsh(np.array([[xx, xy], [xy, yy]]))
     values = (
-        np.average(size, weights=energy), np.sqrt(np.average(size**2, weights=energy)), cells[order[0]], cells[order[1]], np.hypot(*at[0]),
+        energy @ np.sqrt(x * x + y * y) / total, np.sqrt(xx + yy), cells[order[0]], cells[order[1]], np.hypot(*at[0]),
         -(filled * np.log(filled)).sum(), cells[order][far][0], np.hypot(*(at[far][0] - at[0])), small / max(large, 1e-12),
     )  # fmt: skip
     yield from ((f"directions_{name}", float(value)) for name, value in zip(names, values, strict=True))
