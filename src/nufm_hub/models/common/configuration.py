@@ -46,6 +46,8 @@ class DetectorConfig(PreTrainedConfig):
         label_smoothing: of the classification heads' cross-entropy.
         momentum_scales: `EventProcessor.momentum_scales`, needed by the models that give momenta.
         vertex_scale: `EventProcessor.vertex_scale`, needed by the models that point to the vertex.
+        momentum_loss: `"relative"`, as published (see `momentum_loss`), or `"logarithmic"` (see `log_momentum_loss`).
+        vertex_focus: distance, in spreads of the vertices, down to which the loss of vertices is a logarithm, see `vertex_loss`; None: a distance.
 
     Raises:
         ValueError: sizes that do not fit together, an unknown option, or a detector that makes no sense.
@@ -67,6 +69,8 @@ class DetectorConfig(PreTrainedConfig):
     label_smoothing: float = 0.0
     momentum_scales: Any = None
     vertex_scale: Any = None
+    momentum_loss: str = "relative"
+    vertex_focus: float | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         spec = load_detector("fasercal" if self.detector is None else self.detector)
@@ -75,6 +79,10 @@ class DetectorConfig(PreTrainedConfig):
         if self.layer_norm_eps <= 0:
             raise ValueError(f"layer_norm_eps={self.layer_norm_eps} must be positive")
         self._check_shares("head_dropout", "label_smoothing")
+        if self.momentum_loss not in ("relative", "logarithmic"):
+            raise ValueError(f"momentum_loss={self.momentum_loss!r} is neither 'relative' nor 'logarithmic'")
+        if self.vertex_focus is not None and not self.vertex_focus > 0:
+            raise ValueError(f"vertex_focus={self.vertex_focus} must be a positive distance, in spreads of the vertices, or None")
         super().__post_init__(**kwargs)
         self.architectures = self.architectures or []  # the library's Auto classes iterate over them
 

@@ -114,4 +114,4 @@ class VertexRegression(TaskModel):
         """Distance (see `vertex_loss`), summed over the events whose vertex is known, over the number of all events."""
         if labels.shape != logits.shape:
             raise ValueError(f"labels must be vertices of shape {tuple(logits.shape)}; got {tuple(labels.shape)}")
-        return event_mean(*vertex_loss(logits, labels))
+        return event_mean(*vertex_loss(logits, labels, self.config.vertex_focus))

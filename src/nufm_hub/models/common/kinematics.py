@@ -21,6 +21,7 @@ _MAX_LOG = 20.0
 _PT_FLOOR, _P_FLOOR = 0.5, 0.1
 # Directions: true transverse momenta below this share of the scale have none; predicted ones below have it by degrees.
 _DIRECTION_FLOOR = 0.1
+_ROUND = 0.1  # errors of logarithms below are squared
 
 
 def fit_momentum_scales(momenta: Mapping[str, np.ndarray]) -> dict[str, dict[str, float]]:
@@ -112,12 +113,37 @@ def momentum_loss(predicted: Tensor, true: Tensor, scales: Mapping[str, float], 
     unit = predicted.new_tensor([transverse, transverse, longitudinal])
     components = _huber((predicted - true) / unit).sum(dim=1)
     relative = _relative(predicted, true, _P_FLOOR * longitudinal) + _relative(predicted[:, :2], true[:, :2], _PT_FLOOR * transverse)
-    floor = _DIRECTION_FLOOR * transverse
+    return components + relative + _turned(predicted, true, _DIRECTION_FLOOR * transverse), scored
+
+
+def log_momentum_loss(predicted: Tensor, true: Tensor, scales: Mapping[str, float], known: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Loss of logarithms of momenta (B, 3), GeV; arguments and results as of `momentum_loss`.
+
+    The sum of the absolute errors, round at zero, of the logarithm of pz in its spread and of log1p(pT / `transverse`), and of 1 - cosine
+    of the angle in the transverse plane, where the true pT has a direction. Errors count by their ratio, so that sizes come out right in the
+    median over decades; and pT is its own term, so that a size is learnt even where the direction cannot be told, where an error of
+    components is least at zero.
+    """
+    scored = ~true.isnan().any(dim=1)
+    if known is not None:
+        scored = scored & known
+    true = torch.where(scored[:, None], true.to(predicted.dtype), 0.0)
+    (flat, along), (true_flat, true_along) = (to_cylindrical(p, scales).split([2, 1], dim=1) for p in (predicted, true))
+    size, true_size = (torch.linalg.vector_norm(p, dim=1) for p in (flat, true_flat))
+    sizes = _absolute(size - true_size) + _absolute((along - true_along).squeeze(1))
+    return sizes + _turned(predicted, true, _DIRECTION_FLOOR * scales["transverse"]), scored
+
+
+def _turned(predicted: Tensor, true: Tensor, floor: float) -> Tensor:
+    """1 - cosine of the angle in the transverse plane (B,); 0 where the true pT is at most `floor`."""
     size = torch.linalg.vector_norm(true[:, :2], dim=1)
     predicted_size = (predicted[:, :2].square().sum(dim=1) + floor**2).sqrt()  # smooth at zero, where training starts
     cosine = (predicted[:, :2] * true[:, :2]).sum(dim=1) / (predicted_size * size.clamp(min=floor))
-    direction = torch.where(size > floor, 1 - cosine, 0.0)
-    return components + relative + direction, scored
+    return torch.where(size > floor, 1 - cosine, 0.0)
+
+
+def _absolute(error: Tensor) -> Tensor:
+    return F.smooth_l1_loss(error, torch.zeros_like(error), reduction="none", beta=_ROUND)
 
 
 def _huber(error: Tensor) -> Tensor:
@@ -127,6 +153,9 @@ def _huber(error: Tensor) -> Tensor:
 def _relative(predicted: Tensor, true: Tensor, floor: float) -> Tensor:
     size = torch.linalg.vector_norm(true, dim=1)
     return _huber((torch.linalg.vector_norm(predicted, dim=1) - size) / size.clamp(min=floor))
+
+
+MOMENTUM_LOSSES = {"relative": momentum_loss, "logarithmic": log_momentum_loss}
 
 
 class TaskWeights(nn.Module):

@@ -88,14 +88,16 @@ def mean_by_event(values: Tensor, scored: Tensor, event: Tensor, events: int) ->
     return event_mean(total / count.clamp(min=1), count > 0)
 
 
-def vertex_loss(predicted: Tensor, vertex: Tensor) -> tuple[Tensor, Tensor]:
+def vertex_loss(predicted: Tensor, vertex: Tensor, focus: float | None = None) -> tuple[Tensor, Tensor]:
     """Distance of each event in the units of (B, 3) positions, float (B,), and whether its vertex is known, bool (B,); NaN: unknown coordinate.
 
-    A squared error, as published, would end up with next to no gradient beside the other losses long before the vertex is found.
+    A squared error, as published, would end up with next to no gradient beside the other losses long before the vertex is found. With a
+    `focus` the loss is log(1 + distance / focus), for which half a distance is worth the same wherever it starts from, down to the focus.
     """
     known = ~vertex.isnan()
     difference = torch.where(known, predicted - vertex.to(predicted.dtype).nan_to_num(), 0.0)
-    return (difference.square().sum(dim=1) + _LEAST_DISTANCE**2).sqrt(), known.any(dim=1)
+    distance = (difference.square().sum(dim=1) + _LEAST_DISTANCE**2).sqrt()
+    return distance if focus is None else (distance / focus).log1p(), known.any(dim=1)
 
 
 def label_loss(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

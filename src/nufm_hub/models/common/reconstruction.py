@@ -10,15 +10,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .configuration import DetectorConfig
-from .kinematics import MOMENTA, TaskWeights, check_momentum_scales, from_cylindrical, momentum_loss
+from .kinematics import MOMENTA, MOMENTUM_LOSSES, TaskWeights, check_momentum_scales, from_cylindrical
 from .modeling import DetectorModel
 from .objectives import event_mean, vertex_loss
 from .outputs import ReconstructionOutput
 
 CLASSIFIED = ("flavour", "charm")
-# Losses of momenta are sums of several terms, around 4: with the weight of the others they would have most of the gradient, and at
-# 1,000 labels the mean vertex error comes out half as large again. This is about where their weights would settle.
-_START = {"visible_momentum": 0.125, "jet_momentum": 0.125, "lepton_momentum": 0.125}
+# Relative losses of momenta are sums of several terms, around 4: with the weight of the others they would have most of the gradient, and at
+# 1,000 labels the mean vertex error comes out half as large again. These are about where the weights would settle.
+_START = {"relative": 0.125, "logarithmic": 0.5}
 
 
 class MomentumRegression(DetectorModel):
@@ -33,7 +33,8 @@ class MomentumRegression(DetectorModel):
         super().__init__(config)
         outputs = self._outputs(config)
         quantities = nn.ModuleDict({name: self._make_head(config, name, n) for name, n in outputs.items()})
-        weights = TaskWeights({name: _START.get(name, 1.0) for name in (*outputs, "lepton_momentum")})
+        momenta = dict.fromkeys((f"{name}_momentum" for name in MOMENTA), _START[config.momentum_loss])
+        weights = TaskWeights(dict.fromkeys(outputs, 1.0) | momenta)
         self.head = nn.ModuleDict({"quantities": quantities, "task_weight": weights})
         if (readout := self._make_readout(config, len(outputs))) is not None:
             self.head["readout"] = readout
@@ -99,10 +100,10 @@ class MomentumRegression(DetectorModel):
         is_cc = truth("is_cc", (), 0).bool()
         for name in MOMENTA:
             key, known = f"{name}_momentum", is_cc if name == "lepton" else None
-            scored[key] = momentum_loss(values[key], momenta[name], self.config.momentum_scales[name], known)
+            scored[key] = MOMENTUM_LOSSES[self.config.momentum_loss](values[key], momenta[name], self.config.momentum_scales[name], known)
         if "vertex" in values:
             vertex = truth("vertex", (3,), float("nan")).to(like.dtype)
-            scored["vertex"] = vertex_loss(values["vertex"], vertex)
+            scored["vertex"] = vertex_loss(values["vertex"], vertex, self.config.vertex_focus)
         return scored
 
 
