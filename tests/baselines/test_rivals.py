@@ -74,12 +74,12 @@ def test_summary_numbers_of_a_track():
     assert numbers["3dcal.share>30"] == 0
     assert numbers["3dcal.middle_x"] == pytest.approx(origin[0])
     assert numbers["3dcal.slice3"] == pytest.approx(np.log1p(5 * 10.0))  # layers 75 to 79 of the block from 60
-    assert numbers["start.block"] == 3
-    assert numbers["start.layer_in_block"] == 15
-    assert numbers["start.z>5"] == pytest.approx(origin[2])
-    assert numbers["start.radius"] == pytest.approx(0, abs=1e-9)
-    assert numbers["start.within15"] == pytest.approx(1)
-    assert numbers["start.energy_from4"] == pytest.approx(np.log1p(10.0))
+    assert numbers["3dcal.start.block"] == 3
+    assert numbers["3dcal.start.layer_in_block"] == 15
+    assert numbers["3dcal.start.z>5"] == pytest.approx(origin[2])
+    assert numbers["3dcal.start.radius"] == pytest.approx(0, abs=1e-9)
+    assert numbers["3dcal.start.within15"] == pytest.approx(1)
+    assert numbers["3dcal.start.energy_from4"] == pytest.approx(np.log1p(10.0))
     assert np.isnan(numbers["muon.p_0"])
     assert numbers["ecal.energy"] == 0
 

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from .parquet import event_features, event_from_row, event_to_row, read_detector, read_events, write_events
     from .start import geometric_vertex
     from .streaming import EventDataset, StreamingEvents, list_shards
-    from .summary import summary_features
+    from .summary import summary_features, summary_sources
 
 __all__ = [
     "PARTICLE_FIELDS",
@@ -28,6 +28,7 @@ __all__ = [
     "read_detector",
     "read_events",
     "summary_features",
+    "summary_sources",
     "write_events",
 ]
 
@@ -38,6 +39,6 @@ __getattr__ = lazy_names(
         **dict.fromkeys(("event_features", "event_from_row", "event_to_row", "read_detector", "read_events", "write_events"), "parquet"),
         **dict.fromkeys(("EventDataset", "StreamingEvents", "list_shards"), "streaming"),
         "geometric_vertex": "start",
-        "summary_features": "summary",
+        **dict.fromkeys(("summary_features", "summary_sources"), "summary"),
     },
 )

@@ -35,16 +35,24 @@ Numbers = Iterator[tuple[str, float]]
 
 def summary_features(event: Event, spec: DetectorSpec) -> dict[str, float]:
     """All numbers of an event by name; the same names for all events of a detector. NaN where there is nothing to measure."""
-    features: dict[str, float] = {}
+    return {f"{branch}.{name}": value for branch, name, value in _numbers(event, spec)}
+
+
+def summary_sources(spec: DetectorSpec) -> list[str]:
+    """Name of the branch that each number of `summary_features` is about, in their order."""
+    return [branch for branch, _, _ in _numbers(Event(spec.name), spec)]
+
+
+def _numbers(event: Event, spec: DetectorSpec) -> Iterator[tuple[str, str, float]]:
+    """Name of the branch, name, and value of each number."""
     for branch in spec.voxel_branches:
-        features |= {f"{branch.name}.{name}": value for name, value in _voxels(event.voxels.get(branch.name), branch)}
+        yield from ((branch.name, *number) for number in _voxels(event.voxels.get(branch.name), branch))
     first = spec.voxel_branches[0]
-    features |= {f"start.{name}": value for name, value in _along(event.voxels.get(first.name), first)}
+    yield from ((first.name, f"start.{name}", value) for name, value in _along(event.voxels.get(first.name), first))
     for branch in spec.image_branches:
-        features |= {f"{branch.name}.{name}": value for name, value in _image(event.images.get(branch.name), branch)}
+        yield from ((branch.name, *number) for number in _image(event.images.get(branch.name), branch))
     for branch in spec.track_branches:
-        features |= {f"{branch.name}.{name}": value for name, value in _tracks(event.tracks.get(branch.name), branch)}
-    return features
+        yield from ((branch.name, *number) for number in _tracks(event.tracks.get(branch.name), branch))
 
 
 def _voxels(voxels: Voxels | None, branch: VoxelBranch) -> Numbers:

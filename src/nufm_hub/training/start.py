@@ -8,7 +8,7 @@ from typing import Any
 from nufm_hub.events import Event
 from nufm_hub.models import AutoProcessor
 from nufm_hub.models.auto import saved_family
-from nufm_hub.models.common import DetectorModel, EventProcessor
+from nufm_hub.models.common import DetectorConfig, DetectorModel, EventProcessor
 from nufm_hub.models.families import get_family
 from nufm_hub.tasks import Task
 from nufm_hub.transfer import transfer_encoder
@@ -49,7 +49,7 @@ def _new(task: Task, recipe: Recipe, events: Events) -> Started:
     family = get_family(recipe.family)
     processor = family.get("Processor").fit(_singles(events), events.spec)
     config = family.config.preset(recipe.preset, detector=events.spec, **_model_options(task, recipe, processor))
-    return task.model_class(family.config)(config), processor
+    return task.model_class(family.config)(config), _with_summary(processor, config, events)
 
 
 def _transferred(model_class: type[DetectorModel], task: Task, recipe: Recipe, events: Events, source: str) -> Started:
@@ -57,7 +57,7 @@ def _transferred(model_class: type[DetectorModel], task: Task, recipe: Recipe, e
         raise ValueError(f"{source} reads {events.spec.name!r} already: fine-tune it as it is, without transfer")
     processor = get_family(model_class.config_class.model_type).get("Processor").fit(_singles(events), events.spec)
     model, _ = transfer_encoder(source, model_class, events.spec, **_model_options(task, recipe, processor))
-    return model, processor
+    return model, _with_summary(processor, model.config, events)
 
 
 def _continued(
@@ -78,7 +78,14 @@ def _continued(
         raise ValueError(
             f"{source} has no weights that fit {unfit[:3]} ...: its sizes cannot be changed by the recipe, which has model={recipe.model}"
         )
-    return model, processor
+    return model, _with_summary(processor, model.config, events)
+
+
+def _with_summary(processor: EventProcessor, config: DetectorConfig, events: Events) -> EventProcessor:
+    """The processor, fitted for the summary numbers where models of this configuration read them."""
+    if not config.needs_summary or "summary" in processor.statistics:
+        return processor
+    return processor.with_summary(_singles(events))
 
 
 def _model_options(task: Task, recipe: Recipe, processor: EventProcessor) -> dict[str, Any]:

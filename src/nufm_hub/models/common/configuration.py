@@ -91,6 +91,11 @@ class DetectorConfig(PreTrainedConfig):
         """Whether pre-training with this configuration learns what a simulation says of voxels, and is so not purely self-supervised."""
         return False
 
+    @property
+    def needs_summary(self) -> bool:
+        """Whether models with heads read `summary_features`, which the processor then has to have been fitted for."""
+        return False
+
     def _complete(self, spec: DetectorSpec) -> None:
         """Fill in what depends on the detector, and check; a family's own."""
 

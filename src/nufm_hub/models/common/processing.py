@@ -12,7 +12,7 @@ from transformers import BatchFeature, FeatureExtractionMixin
 
 from nufm_hub import checkpoints
 from nufm_hub.detectors import DetectorSpec, load_detector
-from nufm_hub.events import Event, Voxels
+from nufm_hub.events import Event, Voxels, summary_features, summary_sources
 
 from .configuration import explicit_revision
 from .kinematics import check_momentum_scales, fit_momentum_scales
@@ -20,6 +20,7 @@ from .kinematics import check_momentum_scales, fit_momentum_scales
 IGNORED = -100.0  # voxel label value of padding and unlabelled voxels
 # Enough for a percent-level mean and width from a few hundred events, and bounded memory for any number of them.
 _VALUES_PER_EVENT = 500
+_FARTHEST = 5.0  # standard deviations: a number further away says no more than that it is far
 
 
 class EventProcessor(FeatureExtractionMixin):
@@ -32,7 +33,8 @@ class EventProcessor(FeatureExtractionMixin):
         detector: spec, packaged name, JSON path or dictionary.
         statistics: what `fit` measured: `{"voxels": {branch: {"k", "mean", "std"}}, "image": {...}, "tracks": {...},
             "vertex": {"mean", "std"} in mm, "num_events"}`; each k, mean and std is a list with one number a column. And
-            `"momentum"`, see `fit_momentum_scales`. Scales of vertex and momenta are there when the events carried them.
+            `"momentum"`, see `fit_momentum_scales`. Scales of vertex and momenta are there when the events carried them. And `"summary"` of
+            `{"event": {...}}`, the same of the numbers of `summary_features`, where models read those, see `with_summary`.
         detector_hash: hash of the detector the statistics belong to; checked when given.
 
     Raises:
@@ -107,6 +109,18 @@ class EventProcessor(FeatureExtractionMixin):
         """
         measured = _fit_targets([_targets(event) for event in events])
         return type(self)(self.spec, self.statistics | measured if replace else measured | self.statistics)
+
+    def with_summary(self, events: Iterable[Event]) -> Self:
+        """This processor, for models that read `summary_features` too: with the scale of these numbers measured on training events."""
+        rows = np.array([list(summary_features(event, self.spec).values()) for event in events], dtype=np.float64)
+        if not len(rows):
+            raise ValueError(f"cannot fit the summary numbers of {self.spec.name!r}: no events were given")
+        return type(self)(self.spec, self.statistics | {"summary": {"event": _fit_log(rows)}})
+
+    def summary(self, events: Sequence[Event]) -> torch.Tensor:
+        """The numbers of `summary_features`, standardised, float32 (B, F), at most 5 away from zero; 0 where there is nothing to measure."""
+        rows = np.array([list(summary_features(event, self.spec).values()) for event in events], dtype=np.float32)
+        return torch.from_numpy(np.nan_to_num(self.standardise("summary", "event", rows), nan=0.0).clip(-_FARTHEST, _FARTHEST))
 
     @property
     def momentum_scales(self) -> dict[str, dict[str, float]] | None:
@@ -295,16 +309,23 @@ def _columns(spec: DetectorSpec) -> dict[tuple[str, str], int]:
         **{("voxels", b.name): len(b.channels) for b in spec.voxel_branches},
         **{("image", b.name): b.size for b in spec.image_branches},
         **{("tracks", b.name): len(b.features) for b in spec.track_branches},
+        ("summary", "event"): len(summary_sources(spec)),
     }
 
 
 def _fit_log(values: np.ndarray) -> dict[str, list[float]]:
-    """k = median of |x| over the non-zero x of a column (1 where there is none), then mean and std of the logs."""
-    k = [float(np.median(np.abs(c[c != 0]))) if (c != 0).any() else 1.0 for c in values.T.astype(np.float64)]
-    logs = _log(values.astype(np.float64), np.asarray(k))
-    std = logs.std(0)
-    # A column that never varies carries nothing: leave its scale alone instead of blowing up rounding noise.
-    return {"k": k, "mean": logs.mean(0).tolist(), "std": np.where(std > 1e-6, std, 1.0).tolist()}
+    """k = median of |x| over the non-zero x of a column (1 where there is none), then mean and std of the logs; NaN is left out."""
+    k, mean, std = [], [], []
+    for column in values.T.astype(np.float64):
+        column = column[~np.isnan(column)]
+        sizes = np.abs(column[column != 0])
+        k.append(float(np.median(sizes)) if len(sizes) else 1.0)
+        logs = _log(column, np.float64(k[-1]))
+        mean.append(float(logs.mean()) if len(logs) else 0.0)
+        spread = float(logs.std()) if len(logs) else 0.0
+        # A column that never varies carries nothing: leave its scale alone instead of blowing up rounding noise.
+        std.append(spread if spread > 1e-6 else 1.0)
+    return {"k": k, "mean": mean, "std": std}
 
 
 def _targets(event: Event) -> dict[str, Any]:
@@ -335,7 +356,7 @@ def _checked_statistics(statistics: Mapping[str, Any] | None, spec: DetectorSpec
     if not statistics:
         raise ValueError(f"the processor of {spec.name!r} has no statistics: fit one with {processor}.fit(events, detector) or load a saved one")
     columns = _columns(spec)
-    for kind in ("voxels", "image", "tracks"):
+    for kind in ("voxels", "image", "tracks", "summary"):
         for name, held in statistics.get(kind, {}).items():
             for key in ("k", "mean", "std"):
                 numbers = np.asarray(held.get(key, []), dtype=np.float64)

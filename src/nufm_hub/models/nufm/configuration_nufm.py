@@ -49,6 +49,8 @@ class NuFMConfig(DetectorConfig):
             0 in the published layout. The pieces then have half the width of the tokens instead of a quarter.
         readout_depth: cross-attention layers with which each head's own query looks at latents and tokens; 0: heads read the mean of the
             latents, as published.
+        event_summary: heads also read the numbers that `nufm_hub.events.summary_features` makes of an event: their queries start from them.
+            Needs a `readout_depth`. Pre-training does not read them but learns to tell them from what is left visible. Not in the published layout.
         vertex_pointing: find vertices by pointing to pieces of patches, see `NuFMPointingHead`; needs `vertex_scale`. Not in the published layout.
         min_voxels_per_branch: a voxel branch with fewer voxels in an event counts as empty there.
         hidden_dropout, attention_dropout: dropout after projections, and on attention weights.
@@ -102,6 +104,7 @@ class NuFMConfig(DetectorConfig):
     continuous_position: bool = False
     stem_depth: int = 0
     readout_depth: int = 0
+    event_summary: bool = False
     vertex_pointing: bool = False
     min_voxels_per_branch: int = 1
     hidden_dropout: float = 0.0
@@ -143,6 +146,10 @@ class NuFMConfig(DetectorConfig):
         return self.patch_moments or self.continuous_position or self.vertex_pointing
 
     @property
+    def needs_summary(self) -> bool:
+        return bool(self.event_summary)
+
+    @property
     def cell_size(self) -> int:
         """Width of the pieces of patches that are embedded in two steps."""
         return self.hidden_size // (2 if self.stem_depth else 4)
@@ -168,6 +175,8 @@ class NuFMConfig(DetectorConfig):
             "hidden_dropout", "attention_dropout", "drop_path_rate", "context_dropout", "mask_ratio", "relational_mask_ratio",
             "relational_probability", "occupancy_smoothing", up_to_one={"relational_probability"},
         )  # fmt: skip
+        if self.event_summary and not self.readout_depth:
+            raise ValueError("event_summary=True needs a readout_depth of at least 1: the queries of the read-out start from the summary")
         if self.window_position not in ("learned", "sincos"):
             raise ValueError(f"window_position={self.window_position!r} is neither 'learned' nor 'sincos'")
         if self.relational and not spec.voxel_branches[0].labels:

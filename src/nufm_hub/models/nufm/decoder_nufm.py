@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nufm_hub.detectors import VoxelBranch
+from nufm_hub.events import summary_sources
 
 from .configuration_nufm import NuFMConfig
 from .encoder_nufm import window_embedding
@@ -132,6 +133,11 @@ class NuFMDecoder(nn.Module):
         self.tracks = NuFMDecoderSummary(config, 1 + len(tracks.model_features)) if tracks else None
         self.loss_names = [f"{kind}_{b.name}" for b in spec.voxel_branches for kind in ("occupancy", "charge")]
         self.loss_names += [b.name for b in (image, tracks) if b] + list(labels)
+        self.summary = None
+        if config.event_summary:
+            numbers = len(summary_sources(spec))
+            self.summary = nn.Sequential(nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps), nn.Linear(config.hidden_size, numbers))
+            self.loss_names.append("summary")
         if len(set(self.loss_names)) < len(self.loss_names):
             raise ValueError(f"detector {spec.name!r}: branches and voxel labels give losses of the same name: {self.loss_names}")
         self.log_sigma = nn.Parameter(torch.empty(len(self.loss_names)))

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import initialization as init
 
 from nufm_hub.detectors import DetectorSpec
+from nufm_hub.events import summary_sources
 from nufm_hub.models.common.heads import CharmClassification, FlavourClassification, ParticleID, VertexRegression
 from nufm_hub.models.common.modeling import DetectorModel
 from nufm_hub.models.common.outputs import EncoderOutput, HeadOutput, PreTrainingOutput, ReconstructionOutput, VoxelOutput
@@ -46,6 +47,8 @@ class NuFMInputs:
         track_mask: bool (B, T), True at real tracks.
         voxel_energy: float32 (B, N), energy over that of a typical voxel of the branch (k of the processor); needed by models with moments,
             continuous positions or pointing.
+        summary_features: float (B, F), see `nufm_hub.events.summary_features`, as the processor standardises them; needed by models with an
+            `event_summary`.
         branch_mask: bool (B, number of branches), False where a sub-detector is absent. Absent is not empty: an empty image or
             track branch makes a token that says so, an absent one makes none. None: all present.
     """
@@ -58,6 +61,7 @@ class NuFMInputs:
     track_mask: Tensor | None = None
     branch_mask: Tensor | None = None
     voxel_energy: Tensor | None = None
+    summary_features: Tensor | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -96,6 +100,8 @@ class NuFMPreTrainedModel(DetectorModel):
         super().__init__(config)
         self.embeddings = NuFMEmbeddings(config)
         self.encoder = NuFMEncoder(config)
+        branches = [b.name for b in config.spec.branches]
+        self.summary_sources = [branches.index(name) for name in summary_sources(config.spec)] if config.needs_summary else []
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -223,8 +229,19 @@ class NuFMPreTrainedModel(DetectorModel):
     def encode_for_heads(
         self, *args: Tensor, output_hidden_states: bool | None = None, output_attentions: bool | None = None, **inputs: Tensor
     ) -> NuFMEncoderOutput:
-        output, encoded, tokens = self._encode(NuFMInputs(*args, **inputs), output_hidden_states, output_attentions)
-        return NuFMEncoderOutput(**output, context=NuFMContext.of(encoded, tokens[0]))
+        given = NuFMInputs(*args, **inputs)
+        output, encoded, tokens = self._encode(given, output_hidden_states, output_attentions)
+        return NuFMEncoderOutput(**output, context=NuFMContext.of(encoded, tokens[0], self._summary(given)))
+
+    def _summary(self, given: NuFMInputs) -> Tensor | None:
+        """Summary numbers (B, F) of what is present; None in models that do not read them."""
+        if not self.config.needs_summary:
+            return None
+        features, sources = given.summary_features, self.summary_sources
+        if features is None or features.shape != (given.shape[0], len(sources)):
+            found = "none" if features is None else tuple(features.shape)
+            raise ValueError(f"this model reads summary_features (B, {len(sources)}), got {found}: make its inputs with the processor saved with it")
+        return features if given.branch_mask is None else features * given.branch_mask[:, sources]
 
     def _encode(self, given: NuFMInputs, states: bool | None, attentions: bool | None) -> tuple[EncoderOutput, Encoded, list[Tokens]]:
         states = self.config.output_hidden_states if states is None else states

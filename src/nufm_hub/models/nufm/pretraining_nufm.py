@@ -19,6 +19,7 @@ from .decoder_nufm import NuFMDecoder, NuFMVoxelHead
 from .layers_nufm import Sequences
 from .modeling_nufm import NuFMInputs, NuFMPreTrainedModel
 from .patch_embedding import Patches
+from .readout_nufm import mean_of_rows
 
 
 class NuFMForPreTraining(NuFMPreTrainedModel):
@@ -47,8 +48,9 @@ class NuFMForPreTraining(NuFMPreTrainedModel):
                 same. None: the default generator.
 
         In training mode the relational pass runs with probability `config.relational_probability`; in evaluation mode it always runs.
-        The losses are `occupancy_<branch>`, `charge_<branch>`, the image's and the track branch's name, and, in a step that runs the relational
-        pass, the names of the voxel labels, weighted by their learnt uncertainties.
+        The losses are `occupancy_<branch>`, `charge_<branch>`, the image's and the track branch's name, with an `event_summary` `summary`, the
+        numbers of the whole event as the mean of the latents of what is visible tells them, and, in a step that runs the relational pass, the
+        names of the voxel labels, weighted by their learnt uncertainties.
 
         Raises:
             ValueError: inputs that do not fit the detector; `voxel_labels` missing or of another shape.
@@ -61,6 +63,8 @@ class NuFMForPreTraining(NuFMPreTrainedModel):
 
         visible, kept, latents, sequences = self._masked_encoding(patches, others, batch_size, config.mask_ratio, generator)
         losses = self._masked_losses(given, patches, visible, others, kept, latents, sequences)
+        if self.decoder.summary is not None:
+            losses["summary"] = huber_loss(self.decoder.summary(mean_of_rows(latents, sequences)), self._summary(given))
         idle: dict[str, Tensor] = {}
         if config.relational:
             if not self.training or float(uniform(1, torch.device("cpu"), generator)) < config.relational_probability:

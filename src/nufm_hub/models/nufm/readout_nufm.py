@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nufm_hub.events import summary_sources
 from nufm_hub.models.common.outputs import EncoderOutput
 from nufm_hub.models.common.pooling import HeadLinear, PooledHead
 
@@ -32,6 +33,7 @@ class NuFMContext:
         rows: (S, hidden_size), latents and tokens of all branches, and how they form the events' `sequences`.
         tokens: (T, hidden_size), those of the first voxel branch, and their events int64 (T,).
         cells: the pieces of its patches.
+        summary: (B, F), the `summary_features` of the events, 0 of absent branches; None where they are not read.
     """
 
     rows: Tensor
@@ -39,13 +41,14 @@ class NuFMContext:
     tokens: Tensor
     events: Tensor
     cells: Cells
+    summary: Tensor | None = None
 
     @classmethod
-    def of(cls, encoded: Encoded, first: Tokens) -> Self:
+    def of(cls, encoded: Encoded, first: Tokens, summary: Tensor | None) -> Self:
         """Of an encoded batch; `first` are the tokens of the first voxel branch as they were embedded."""
         groups = torch.cat([encoded.sequences.group, encoded.events])
         rows, count = torch.cat([encoded.latents, encoded.tokens]), len(first.event)
-        return cls(rows, Sequences(groups, encoded.sequences.groups), encoded.tokens[:count], first.event, first.cells)
+        return cls(rows, Sequences(groups, encoded.sequences.groups), encoded.tokens[:count], first.event, first.cells, summary)
 
 
 @dataclass
@@ -60,11 +63,20 @@ class NuFMEncoderOutput(EncoderOutput):
 
 
 class NuFMReadout(nn.Module):
-    """One learned query for each quantity, which looks at latents and tokens in `readout_depth` cross-attention layers."""
+    """One learned query for each quantity, which looks at latents and tokens in `readout_depth` cross-attention layers.
+
+    With `event_summary` queries start from what the summary numbers of the event say.
+    """
 
     def __init__(self, config: NuFMConfig, quantities: int):
         super().__init__()
-        self.query = nn.Parameter(torch.empty(quantities, config.hidden_size))
+        size = config.hidden_size
+        self.query = nn.Parameter(torch.empty(quantities, size))
+        self.summary = None
+        if config.event_summary:
+            self.summary = nn.Sequential(
+                nn.Linear(len(summary_sources(config.spec)), 2 * size), nn.GELU(), nn.Dropout(config.head_dropout), nn.Linear(2 * size, size)
+            )
         self.layers = nn.ModuleList(
             NuFMLayer(config, config.hidden_size, config.num_attention_heads, cross=True) for _ in range(config.readout_depth)
         )
@@ -74,6 +86,8 @@ class NuFMReadout(nn.Module):
         context, (quantities, size) = encoded.context, self.query.shape
         events = context.sequences.groups
         vectors = self.query.repeat(events, 1)
+        if self.summary is not None:
+            vectors = vectors + self.summary(context.summary.to(vectors.dtype)).repeat_interleave(quantities, dim=0)
         own = Sequences(torch.arange(events, device=vectors.device).repeat_interleave(quantities), events)
         for layer in self.layers:
             vectors, _ = layer(vectors, own, context.rows, context.sequences)

@@ -19,7 +19,7 @@ class NuFMLabelDecoder(NuFMDecoder):
     def __init__(self, config: NuFMConfig):
         super().__init__(config)
         self.branches = self.branches[:1]
-        self.image = self.tracks = None
+        self.image = self.tracks = self.summary = None
         for name in ("occupancy", "charge"):
             del self.branches[0].voxel_head.outputs[name]
         del self.log_sigma, self.loss_names
