@@ -11,6 +11,7 @@ from nufm_hub.models.common.kinematics import (
     check_momentum_scales,
     fit_momentum_scales,
     from_cylindrical,
+    log_momentum_loss,
     momentum_loss,
     to_cylindrical,
 )
@@ -98,13 +99,51 @@ def test_loss_by_hand():
     assert momentum_loss(right, right, SCALES)[0].item() == pytest.approx(0, abs=1e-6)
 
 
-def test_gradients_are_finite_where_training_starts_and_where_it_strays():
+@pytest.mark.parametrize("loss", [momentum_loss, log_momentum_loss])
+def test_gradients_are_finite_where_training_starts_and_where_it_strays(loss):
     for start in (0.0, 1e-7, 60.0, -60.0):
         u = torch.full((3, 3), start, requires_grad=True)
         true = torch.tensor([[0.0, 0.0, 5.0], [1.0, 2.0, 900.0], [float("nan")] * 3])
-        event_mean(*momentum_loss(from_cylindrical(u, SCALES), true, SCALES)).backward()
+        event_mean(*loss(from_cylindrical(u, SCALES), true, SCALES)).backward()
         assert u.grad.isfinite().all()
         assert not u.grad[2].any()
+
+
+def log_loss_by_hand(predicted, true):
+    def rounded(x):  # squared below 0.1
+        return abs(x) - 0.05 if abs(x) >= 0.1 else 5 * x * x
+
+    def log_pz(p):
+        return math.copysign(math.log1p(abs(p[2]) / SCALES["k"]), p[2])
+
+    pt, true_pt = (math.hypot(*v[:2]) for v in (predicted, true))
+    total = rounded(math.log1p(pt / 4.0) - math.log1p(true_pt / 4.0)) + rounded((log_pz(predicted) - log_pz(true)) / SCALES["std"])
+    if true_pt > 0.4:
+        total += 1 - (predicted[0] * true[0] + predicted[1] * true[1]) / (math.hypot(pt, 0.4) * true_pt)
+    return total
+
+
+def test_logarithmic_loss_by_hand():
+    predicted = [(3.0, 4.0, 200.0), (0.1, 0.0, 900.0), (-5.0, 1.0, -20.0), (2.0, 2.0, 100.0)]
+    true = [(6.0, 0.0, 350.0), (0.0, 0.0, 700.0), (5.0, 5.0, 10.0), (float("nan"), 0.0, 0.0)]
+    got, scored = log_momentum_loss(torch.tensor(predicted), torch.tensor(true), SCALES, torch.tensor([True, True, True, True]))
+    assert got[:3].tolist() == pytest.approx([log_loss_by_hand(p, t) for p, t in zip(predicted[:3], true)], rel=1e-4)
+    assert scored.tolist() == [True, True, True, False]
+    assert log_momentum_loss(torch.tensor(predicted), torch.tensor(true), SCALES, torch.tensor([False] * 4))[1].any().item() is False
+
+
+def test_a_size_without_a_direction_pays_only_in_the_logarithmic_loss():
+    """A transverse momentum of 8 in any direction: of the predictions of one size, which is best? Published: none at all."""
+    angles = torch.linspace(0, 2 * math.pi, 37)[:-1]
+    true = torch.stack([8 * angles.cos(), 8 * angles.sin(), torch.full_like(angles, 300.0)], dim=1)
+    sizes = torch.arange(0.0, 16.5, 0.5)
+
+    def best(loss):
+        costs = [loss(torch.tensor([[size, 0.0, 300.0]]).expand_as(true), true, SCALES)[0].mean() for size in sizes]
+        return sizes[int(torch.stack(costs).argmin())].item()
+
+    assert best(momentum_loss) < 4
+    assert best(log_momentum_loss) == pytest.approx(8)
 
 
 def test_missing_or_wrong_scales_are_named():

@@ -148,3 +148,14 @@ def test_vertex_loss_by_hand():
     event_mean(distance, known).backward()
     assert predicted.grad.isfinite().all()
     assert not predicted.grad[2].any()
+
+
+def test_vertex_loss_with_a_focus():
+    truth = torch.zeros(3, 3)
+    predicted = torch.tensor([[0.0, 0.0, 0.0], [0.0, 0.3, 0.4], [3.0, 0.0, 4.0]], requires_grad=True)
+    loss, known = vertex_loss(predicted, truth, focus=0.1)
+    assert loss.tolist() == pytest.approx([math.log1p(0.01), math.log1p(5), math.log1p(50)], rel=1e-5)
+    event_mean(loss, known).backward()
+    pull = predicted.grad.norm(dim=1) * 3
+    assert pull[1:].tolist() == pytest.approx([1 / 0.6, 1 / 5.1], rel=1e-4)  # strongest where it is nearly right
+    assert predicted.grad.isfinite().all()
