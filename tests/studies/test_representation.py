@@ -2,6 +2,7 @@
 
 import csv
 import json
+from itertools import product
 
 import numpy as np
 import pytest
@@ -123,21 +124,30 @@ def test_command_line(toy, tmp_path):
     arguments = ["study", "representation", "--initialisation", "scratch", "--initialisation", f"mae={toy / 'encoder'}"]
     arguments += ["--events", str(toy / "train.parquet"), "--test", str(toy / "test.parquet"), "--scratch-seeds", "2", "--cpu"]
     arguments += ["--out", str(tmp_path / "runs"), "--results", str(tmp_path / "results"), "--num-resamples", "20"]
+    arguments += ["--budget", "40", "--budget", "all", "--seed", "0", "--seed", "1"]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
     assert {p.name for p in (tmp_path / "results").iterdir()} == {"representation.csv", "representation.json", "representation.png"}
     assert (tmp_path / "results" / "representation.png").read_bytes().startswith(b"\x89PNG")
     with (tmp_path / "results" / "representation.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert {row["initialisation"] for row in rows} == {"scratch", "mae"}
-    assert [(row["initialisation"], row["seed"], row["probe"]) for row in rows] == [
-        *((name, seed, probe) for name, seed in (("scratch", "0"), ("scratch", "1"), ("mae", "")) for probe in ("linear", "nearest"))
+    encoders = (("scratch", "0"), ("scratch", "1"), ("mae", ""))
+    subsets = (("40", "0"), ("40", "1"), ("80", "0"))  # of all there is one
+    assert [tuple(row[key] for key in ("initialisation", "seed", "features", "labels", "subset", "probe")) for row in rows] == [
+        (*encoder, features, *subset, probe)
+        for encoder, kinds in (*((encoder, ("vector", "vector + summary")) for encoder in encoders), (("summary", ""), ("summary",)))
+        for features, subset, probe in product(kinds, subsets, ("linear", "nearest"))
     ]
     record = json.loads((tmp_path / "runs" / "mae" / "result.json").read_text())
-    assert float(rows[4]["vertex.vertex_error_mean"]) == record["result"]["linear"]["vertex"]["vertex_error_mean"]
+    mae = next(row for row in rows if (row["initialisation"], row["labels"]) == ("mae", "80"))
+    found = next(f for f in record["result"] if (f["features"], f["labels"]) == ("vector", 80))
+    assert float(mae["vertex.vertex_error_mean"]) == found["probes"]["linear"]["vertex"]["vertex_error_mean"]
     summary = json.loads((tmp_path / "results" / "representation.json").read_text())["summary"]
-    scratch = next(s for s in summary if (s["initialisation"], s["probe"]) == ("scratch", "nearest"))["metrics"]["flavour.macro_auroc"]
-    assert scratch["mean"] == pytest.approx(np.mean([float(r["flavour.macro_auroc"]) for r in rows[1:4:2]]))
+    wanted = {"initialisation": "scratch", "features": "vector", "labels": 40, "probe": "nearest"}
+    scratch = next(s for s in summary if wanted.items() <= s.items())
+    values = [float(r["flavour.macro_auroc"]) for r in rows if all(r[key] == str(value) for key, value in wanted.items())]
+    assert scratch["runs"] == len(values) == 4
+    assert scratch["metrics"]["flavour.macro_auroc"]["mean"] == pytest.approx(np.mean(values))
     assert str(tmp_path) not in (tmp_path / "results" / "representation.json").read_text()
 
     before = (tmp_path / "results" / "representation.csv").read_bytes()
@@ -146,9 +156,20 @@ def test_command_line(toy, tmp_path):
     assert (tmp_path / "results" / "representation.csv").read_bytes() == before
 
 
+def test_features_side_by_side_and_parts_of_the_events():
+    rng = np.random.default_rng(4)
+    encoded = Encoded(rng.normal(size=(6, 2)), {"flavour": np.arange(6)}, rng.normal(size=(6, 3)))
+    part = encoded.beside(np.arange(6.0)[:, None]).select(np.array([4, 1]))
+    assert part.features.shape == (2, 3)
+    assert part.features[:, 2].tolist() == part.labels["flavour"].tolist() == [4, 1]
+    np.testing.assert_array_equal(part.vertex, encoded.vertex[[4, 1]])
+
+
 def test_bad_arguments_are_named(toy, tmp_path):
     with pytest.raises(ValueError, match=r"test\.parquet is among both events and test"):
         study_representation({"mae": str(toy / "encoder")}, [toy / "test.parquet"], [toy / "test.parquet"], toy / "r", toy / "results")
+    with pytest.raises(ValueError, match="none for 'scratch'"):
+        study_representation({"summary": str(toy / "encoder")}, [toy / "train.parquet"], [toy / "test.parquet"], tmp_path, tmp_path)
     with pytest.raises(ValueError, match="at least one"):
         study_representation({}, [toy / "train.parquet"], [toy / "test.parquet"], tmp_path, tmp_path)
     for wrong in ("mae", "=x", "scratch=x"):

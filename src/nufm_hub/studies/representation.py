@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +22,10 @@ from nufm_hub.evaluation import class_scores, vertex_scores
 from nufm_hub.events import EventDataset
 from nufm_hub.files import sha256_of
 from nufm_hub.models import AutoModel, AutoProcessor
-from nufm_hub.training.data import describe_data
+from nufm_hub.training.data import EventSubset, describe_data
 
-from .features import Encoded, encode, encoder_sha256, random_encoder
+from .comparison import label_numbers
+from .features import Encoded, encode, encoder_sha256, random_encoder, summarised
 from .fine_tuning import refuse_shared_files
 from .plots import new_figure, save
 from .probes import linear_classes, linear_values, nearest_classes, nearest_values
@@ -30,6 +33,8 @@ from .runs import StudyRun, execute
 from .tables import flatten, summarise, write_results
 
 SCRATCH = "scratch"
+# Features that probes read: event vectors, hand-made numbers of the events (the rival), or both.
+VECTOR, SUMMARY, BOTH = "vector", "summary", "vector + summary"
 EMBEDDING = "embedding.npz"
 _SHOWN = 2000  # events of the picture
 
@@ -40,6 +45,8 @@ def study_representation(
     test: Sequence[str | Path],
     folder: str | Path,
     results: str | Path,
+    budgets: Sequence[int | str] = ("all",),
+    seeds: Sequence[int] = (0,),
     scratch_seeds: int = 3,
     batch_size: int = 32,
     workers: int = 0,
@@ -54,6 +61,8 @@ def study_representation(
         test: parquet shards of the events that they are judged by.
         folder: of the runs; what is done there is not done again, see `nufm_hub.studies.runs.execute`.
         results: folder of the tables and the figure, which are replaced.
+        budgets: numbers of labelled events to fit on, shares such as `"10%"`, or `"all"`; they are those that a training with `max_events` has.
+        seeds: of these subsets.
         scratch_seeds: number of encoders with random weights beside them, of the size and with the processor of the first checkpoint.
         batch_size: events of one forward pass.
         workers: processes that prepare batches.
@@ -61,33 +70,54 @@ def study_representation(
         num_resamples: of the bootstrap intervals.
 
     Returns:
-        The rows of the table, one for each encoder and probe.
+        The rows of the table, one for each encoder (and `summary`, which is none), kind of features, number of labels, subset and probe.
 
     Raises:
         ValueError: no checkpoint, one called scratch, events of another detector, or files that are in both `events` and `test`.
     """
-    if not checkpoints or SCRATCH in checkpoints:
-        raise ValueError(f"give the checkpoint of at least one initialisation, and none for {SCRATCH!r} (random weights); got {dict(checkpoints)}")
+    if not checkpoints or {SCRATCH, SUMMARY} & checkpoints.keys():
+        raise ValueError(
+            f"give the checkpoint of at least one initialisation, and none for {SCRATCH!r} (random weights) and {SUMMARY!r} (hand-made numbers); "
+            f"got {dict(checkpoints)}"
+        )
     new_figure()  # what plots need is missing now, not after hours
     refuse_shared_files({"events": events, "test": test})
     train_events, test_events = EventDataset(list(events)), EventDataset(list(test))
-    identity = {"train": _identity(train_events), "test": _identity(test_events), "num_resamples": num_resamples}
+    spec, numbers = train_events.spec, label_numbers(budgets, len(train_events))
+    identity = {"train": _identity(train_events), "test": _identity(test_events), "num_resamples": num_resamples, "subsets": list(seeds)}
+    identity["labels"] = numbers
     loaded = {name: _described(checkpoint) for name, checkpoint in checkpoints.items()}
     first = next(iter(checkpoints))
     like = {key: value for key, value in loaded[first].items() if key != "encoder_sha256"}
     settings = [{"initialisation": SCRATCH, "seed": seed, **like} for seed in range(scratch_seeds)]
     settings += [{"initialisation": name, "seed": None, **described} for name, described in loaded.items()]
+    settings.append({"initialisation": SUMMARY, "seed": None})
     runs = [StudyRun(s["initialisation"] if s["seed"] is None else f"{SCRATCH}-{s['seed']}", {**s, **identity}) for s in settings]
 
-    def work(settings: dict[str, Any], run_folder: Path) -> dict[str, Any]:
-        checkpoint = checkpoints.get(settings["initialisation"], checkpoints[first])
-        model, processor = (kind.from_pretrained(checkpoint) for kind in (AutoModel, AutoProcessor))
-        if settings["initialisation"] == SCRATCH:
-            model = random_encoder(model, settings["seed"])
-        model.to("cuda" if torch.cuda.is_available() and not use_cpu else "cpu")
-        train, held = (encode(model, processor, dataset, batch_size, workers) for dataset in (train_events, test_events))
-        np.savez(run_folder / EMBEDDING, **embedding(held))
-        return probe(train, held, processor.spec, num_resamples=num_resamples)
+    @cache
+    def by_hand() -> tuple[Encoded, Encoded]:
+        processor = AutoProcessor.from_pretrained(checkpoints[first])
+        processor = processor.with_summary(train_events[i] for i in range(len(train_events)))
+        return summarised(processor, train_events), summarised(processor, test_events)
+
+    def work(settings: dict[str, Any], run_folder: Path) -> list[dict[str, Any]]:
+        if settings["initialisation"] == SUMMARY:
+            tables = {SUMMARY: by_hand()}
+        else:
+            checkpoint = checkpoints.get(settings["initialisation"], checkpoints[first])
+            model, processor = (kind.from_pretrained(checkpoint) for kind in (AutoModel, AutoProcessor))
+            if settings["initialisation"] == SCRATCH:
+                model = random_encoder(model, settings["seed"])
+            model.to("cuda" if torch.cuda.is_available() and not use_cpu else "cpu")
+            vectors = tuple(encode(model, processor, dataset, batch_size, workers) for dataset in (train_events, test_events))
+            np.savez(run_folder / EMBEDDING, **embedding(vectors[1]))
+            tables = {VECTOR: vectors, BOTH: tuple(v.beside(s.features) for v, s in zip(vectors, by_hand()))}
+        found = []
+        for (kind, (train, held)), number, seed in product(tables.items(), numbers, seeds):
+            if number < len(train_events) or seed == seeds[0]:
+                part = train.select(EventSubset(train_events, number, seed).indices)
+                found.append({"features": kind, "labels": number, "subset": seed, "probes": probe(part, held, spec, num_resamples=num_resamples)})
+        return found
 
     records = execute(runs, folder, work, keep=[EMBEDDING])
     rows = rows_of(records)
@@ -95,7 +125,7 @@ def study_representation(
         "study": "representation",
         "checkpoints": {name: Path(c).resolve().name if Path(c).is_dir() else c for name, c in checkpoints.items()},
         "data": {"train": describe_data(train_events), "test": describe_data(test_events)},
-        "summary": summarise(rows, ["initialisation", "probe"]),
+        "summary": summarise(rows, ["initialisation", "features", "labels", "probe"]),
         "runs": records,
     }
     write_results("representation", rows, summary, results)
@@ -145,12 +175,13 @@ def probe(train: Encoded, test: Encoded, spec: DetectorSpec, seed: int = 0, num_
 
 
 def rows_of(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """One row for each encoder and probe, with the columns of `nufm_hub.studies.tables`."""
+    """One row for each encoder, kind of features, number of labels, subset and probe, with the columns of `nufm_hub.studies.tables`."""
     rows = []
     for record in results:
         settings = record["settings"]
-        for kind, quantities in record["result"].items():
-            rows.append({"initialisation": settings["initialisation"], "seed": settings["seed"], "probe": kind, **flatten(quantities)})
+        for found in record["result"]:
+            same = {**{key: settings[key] for key in ("initialisation", "seed")}, **{key: found[key] for key in ("features", "labels", "subset")}}
+            rows += [{**same, "probe": kind, **flatten(quantities)} for kind, quantities in found["probes"].items()]
     return rows
 
 
