@@ -7,6 +7,7 @@ import typer
 from .command_ablation import ablation
 from .command_baselines import baselines
 from .command_data_efficiency import data_efficiency
+from .command_layout import layout
 from .command_representation import representation
 from .command_transfer import crosstalk, transfer
 
@@ -18,5 +19,5 @@ def study() -> None:
     """Studies; repeat a command to resume it, start it several times to share the work."""
 
 
-for command in (baselines, data_efficiency, representation, ablation, transfer, crosstalk):
+for command in (baselines, layout, data_efficiency, representation, ablation, transfer, crosstalk):
     app.command()(command)

@@ -97,7 +97,7 @@ class Outcome:
 def compare(
     study: Study,
     events: Paths,
-    validation: Paths,
+    validation: Paths | None,
     test: Paths,
     out: str | Path,
     results: str | Path,
@@ -109,13 +109,16 @@ def compare(
     """Tune each initialisation, then train it with each budget and seed and evaluate it on test events, which are not opened before.
 
     Arguments and errors as of `nufm_hub.studies.data_efficiency.data_efficiency`; `results` gets the table of the tuning only. `keep_models`
-    leaves each model as `model` in the folder of its run.
+    leaves each model as `model` in the folder of its run. Where nothing is tuned and no curve is wanted, no `validation` is needed.
     """
     out, results = Path(out), Path(results)
     new_figure()  # what plots need is missing now, not after hours
-    refuse_shared_files({"events": events, "validation": validation, "test": test})
+    if validation is None and (len(study.plan.tuning.grid) > 1 or study.evaluations):
+        raise ValueError(f"{study.name}: give validation events: there are settings to choose, or losses to watch")
+    refuse_shared_files({"events": events, "test": test} | ({} if validation is None else {"validation": validation}))
     sources = {name: describe_source(source) for name, source in study.initialisations.items()}
-    train_events, validation_events = Events.open(events, study.task), Events.open(validation, study.task)
+    train_events = Events.open(events, study.task)
+    validation_events = None if validation is None else Events.open(validation, study.task)
     labels = study.labels(len(train_events))
 
     def go(runs: Sequence[StudyRun], folder: Path, evaluated: Events, keep: Sequence[str] = ()) -> list[dict[str, Any]]:
@@ -133,7 +136,7 @@ def compare(
 
     planned = len(study.seeds) * len(labels) * len(sources)
     records: list[dict[str, Any]] = []
-    data = {"train": train_events.description, "validation": validation_events.description}
+    data = {"train": train_events.description} | ({} if validation_events is None else {"validation": validation_events.description})
     if chosen or not trials:
         # The settings are fixed: only from here on is there anything that reads test events.
         test_events = Events.open(test, study.task)
@@ -163,7 +166,7 @@ def compare(
     return Outcome(records, rows, summary)
 
 
-def _tuning_runs(study: Study, sources: Mapping[str, Any], train_events: Events, validation: Events) -> list[StudyRun]:
+def _tuning_runs(study: Study, sources: Mapping[str, Any], train_events: Events, validation: Events | None) -> list[StudyRun]:
     """None where there is nothing to choose from."""
     plan, runs = study.plan, []
     if len(plan.tuning.grid) == 1:
@@ -186,7 +189,7 @@ def _study_runs(
     labels: Iterable[int],
     chosen: Sequence[Mapping[str, Any]],
     train_events: Events,
-    validation: Events,
+    validation: Events | None,
     test: Events,
 ) -> list[StudyRun]:
     """Seed by seed, and within a seed from few labels to many, initialisations next to each other: the first results say most."""

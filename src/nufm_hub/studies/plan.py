@@ -65,7 +65,7 @@ class Plan:
         epochs: number of labels -> epochs. Between and beyond them, epochs are a power of the number of labels, see `epochs_for`. Not used
             with a recipe in steps: that makes the same number of steps with any number of labels.
         tuning: see `Tuning`.
-        overrides: initialisation -> values of the recipe that differ for it.
+        overrides: initialisation -> values of the recipe that differ for it; of `model` only the fields given.
         recipe_values: values of the recipe that differ for all.
     """
 
@@ -100,7 +100,8 @@ class Plan:
 
     def recipe_for(self, initialisation: str, labels: int, setting: Setting) -> Recipe:
         """The recipe of one training."""
-        own = load_recipe(self.recipe, **self.recipe_values | self.overrides.get(initialisation, {}))
+        common, differing = self.full_recipe, self.overrides.get(initialisation, {})
+        own = load_recipe(common, **differing | {"model": common.model | differing.get("model", {})})
         unit, length = ("epochs", self.epochs_for(labels)) if own.steps is None else ("steps", own.steps)
         return load_recipe(own, base_learning_rate=setting.base_learning_rate, **{unit: max(1, round(length * setting.epoch_factor))})
 
