@@ -45,6 +45,7 @@ def arguments(toy_files, recipe, pretrained, tmp_path):
             *(f"--initialisation={i}" for i in initialisations),
             *(f"--budget={b}" for b in budgets),
             *(f"--seed={seed}" for seed in seeds),
+            *("--rival", "mean"),
             *("--out", str(tmp_path / "runs"), "--results", str(tmp_path / "results")),
         ]
 
@@ -102,24 +103,24 @@ def test_from_tuning_to_figures_through_an_interruption(arguments, toy_files, tm
         return original(model, events, **kwargs)
 
     monkeypatch.setattr(fine_tuning, "evaluate", watched)
-    for done in ("3 of 4 trials, 0 of 8 runs", "4 of 4 trials, 2 of 8 runs"):
+    for done in ("3 of 4 trials, 0 of 12 runs", "4 of 4 trials, 3 of 12 runs"):
         assert invoke(command).exit_code != 0
         result = invoke([*command, "--summarise"])
         assert result.exit_code == 0
         assert done in result.output
         stop_before = 6
-    assert len(results_of(tmp_path)[1]) == results_of(tmp_path)[0]["runs"]["finished"] == 2
+    assert len(results_of(tmp_path)[1]) == results_of(tmp_path)[0]["runs"]["finished"] == 3
     stop_before = None
     result = invoke(command)
     assert result.exit_code == 0, result.output
-    assert "4 of 4 trials, 8 of 8 runs" in result.output
+    assert "4 of 4 trials, 12 of 12 runs" in result.output
 
     # In spite of all that, every model is evaluated once: trials on validation, and only then runs on test.
     assert evaluated == [("tuning", [str(toy_files["validation"])])] * 4 + [("study", [str(toy_files["test"])])] * 8
 
     summary, rows = results_of(tmp_path)
     order = [(int(r["seed"]), int(r["labels"]), r["initialisation"]) for r in rows]
-    assert order == [(s, n, i) for s in (0, 1) for n in (8, 48) for i in ("scratch", "mae")]
+    assert order == [(s, n, i) for s in (0, 1) for n in (8, 48) for i in ("scratch", "mae", "mean")]
     trials = read_csv(tmp_path / "results" / "data-efficiency-tuning.csv")
     assert len(trials) == 4
     for name in ("scratch", "mae"):
@@ -127,14 +128,15 @@ def test_from_tuning_to_figures_through_an_interruption(arguments, toy_files, tm
         chosen = next(c for c in summary["tuning"]["chosen"] if c["initialisation"] == name)
         assert chosen["base_learning_rate"] == float(best["base_learning_rate"])
         assert {float(r["base_learning_rate"]) for r in rows if r["initialisation"] == name} == {chosen["base_learning_rate"]}
-    assert [r["epochs"] for r in rows[:4]] == ["2", "2", "1", "1"]
-    assert [r["steps"] for r in rows[:4]] == ["2", "2", "6", "6"]
+    assert [r["epochs"] for r in rows[:6]] == ["2", "2", "", "1", "1", ""]
+    assert [r["steps"] for r in rows[:6]] == ["2", "2", "", "6", "6", ""]
 
     record = json.loads((tmp_path / "runs" / "study" / "n8-seed0-scratch" / "result.json").read_text())
     assert float(rows[0]["flavour.macro_auroc"]) == record["result"]["evaluation"]["metrics"]["flavour"]["macro_auroc"]
     assert record["settings"]["recipe"]["warmup"] == 0.0
     assert record["settings"]["evaluated"]["test"]["sha256"] == sha256_of([toy_files["test"]])
-    assert [p.name for p in (tmp_path / "runs" / "study" / "n8-seed0-scratch").iterdir()] == ["result.json"], "no weights are left"
+    left = {p.name for p in (tmp_path / "runs" / "study" / "n8-seed0-scratch").iterdir()}
+    assert left == {"result.json", "predictions.npz"}, "no weights are left"
 
     entry = summary["summary"][0]
     values = [float(r["vertex.vertex_error_mean"]) for r in rows if (r["initialisation"], r["labels"]) == ("scratch", "8")]
@@ -143,7 +145,13 @@ def test_from_tuning_to_figures_through_an_interruption(arguments, toy_files, tm
     against = next(c for c in summary["against_scratch"] if (c["metric"], c["labels"]) == ("vertex.vertex_error_mean", 8))
     assert against["reference_mean"] == pytest.approx(sum(values) / 2)
     assert {name: d["events"] for name, d in summary["data"].items()} == {"train": 48, "validation": 20, "test": 24}
-    assert summary["runs"] == {"finished": 8, "planned": 8, "diverged": 0}
+    assert summary["runs"] == {"finished": 12, "planned": 12, "diverged": 0}
+    versus = next(c for c in summary["against_rivals"] if (c["initialisation"], c["metric"], c["labels"]) == ("mae", "vertex.vertex_error_mean", 8))
+    by_name = {(r["initialisation"], int(r["seed"])): float(r["vertex.vertex_error_mean"]) for r in rows if r["labels"] == "8"}
+    assert (versus["rival"], versus["seeds"]) == ("mean", [0, 1])
+    assert versus["difference"] == pytest.approx([by_name["mae", seed] - by_name["mean", seed] for seed in (0, 1)])
+    assert all(low <= value <= high for low, value, high in zip(versus["low"], versus["difference"], versus["high"]))
+    assert versus["better_outside"] == sum(high < 0 for high in versus["high"])
     assert summary["plan"]["epochs"] == {"8": 2, "48": 1}
     assert summary["plan"]["recipe"]["batch_size"] == 8
     for figure in ("curves", "classes", "kinematics"):
@@ -163,7 +171,8 @@ def test_from_tuning_to_figures_through_an_interruption(arguments, toy_files, tm
 def test_a_recipe_in_steps_trains_every_point_alike(arguments, tmp_path):
     result = invoke([*arguments(["8", "48"], [0], ["scratch"]), "--tune-learning-rate", "0.1", "--set", "steps=3"])
     assert result.exit_code == 0, result.output
-    assert [(r["labels"], r["steps"], r["epochs"]) for r in results_of(tmp_path)[1]] == [("8", "3", ""), ("48", "3", "")]
+    trained = [r for r in results_of(tmp_path)[1] if r["initialisation"] == "scratch"]
+    assert [(r["labels"], r["steps"], r["epochs"]) for r in trained] == [("8", "3", ""), ("48", "3", "")]
 
 
 def test_test_events_stay_closed_until_all_is_tuned(arguments, tmp_path):
@@ -212,8 +221,8 @@ def test_two_processes_share_the_study(arguments, tmp_path):
     for process in processes:
         output, _ = process.communicate(timeout=240)
         assert process.returncode == 0, output
-        assert "4 of 4 trials, 2 of 2 runs" in output
-    assert len(results_of(tmp_path)[1]) == 2
+        assert "4 of 4 trials, 3 of 3 runs" in output
+    assert len(results_of(tmp_path)[1]) == 3
 
 
 def test_a_single_setting_needs_no_tuning_and_weights_that_diverge_are_counted(arguments, tmp_path, monkeypatch):
@@ -229,8 +238,9 @@ def test_a_single_setting_needs_no_tuning_and_weights_that_diverge_are_counted(a
     assert result.exit_code == 0, result.output
     summary, rows = results_of(tmp_path)
     assert (summary["tuning"]["planned"], summary["runs"]["diverged"]) == (0, 1)
-    assert {r["base_learning_rate"] for r in rows} == {"0.1"}
-    assert [bool(r["flavour.macro_auroc"]) for r in rows] == [True, False]
+    trained = [r for r in rows if r["initialisation"] == "scratch"]
+    assert {r["base_learning_rate"] for r in trained} == {"0.1"}
+    assert [bool(r["flavour.macro_auroc"]) for r in trained] == [True, False]
     assert summary["summary"][0]["metrics"]["flavour.macro_auroc"]["count"] == 1
 
 

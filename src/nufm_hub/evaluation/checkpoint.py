@@ -20,7 +20,7 @@ from nufm_hub.models.common import EventProcessor
 from nufm_hub.provenance import git_revision, machine, package_versions
 from nufm_hub.tasks import find_task, task_of
 
-from .scores import Scores
+from .scores import Scores, save_predictions
 from .source import is_held_out, open_events, packaged_sample, weights_sha256
 
 
@@ -32,6 +32,7 @@ def evaluate(
     num_resamples: int = 1000,
     absent: Sequence[str] = (),
     use_cpu: bool = False,
+    predictions: str | Path | None = None,
 ) -> dict[str, Any]:
     """Metrics of a checkpoint of any architecture, with 95 % bootstrap intervals.
 
@@ -44,6 +45,7 @@ def evaluate(
         num_resamples: of the bootstrap; 0 for values without intervals.
         absent: branches to treat as absent in every event (`branch_mask` False).
         use_cpu: stay on the CPU even where there is a GPU.
+        predictions: npz file to leave what was predicted of each event in, see `save_predictions`.
 
     Returns:
         JSON-able: `checkpoint` (id, or name of the folder), `architecture`, `weights_sha256`, `data` (detector, files, `events_sha256`,
@@ -95,6 +97,8 @@ def evaluate(
     metrics = scores.metrics(num_resamples, seed)
     if not metrics:
         raise ValueError(f"none of the {count} events has a truth that {checkpoint} ({type(model).__name__}) predicts")
+    if predictions is not None:
+        save_predictions(predictions, scores.arrays()[0])
     return {
         "checkpoint": checkpoint_name(checkpoint),
         "architecture": type(model).__name__,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from nufm_hub.detectors import DetectorSpec
 from nufm_hub.events import Event
 from nufm_hub.events.splits import group_key
+from nufm_hub.files import new_file
 from nufm_hub.metrics import (
     LEAST_MISSING_PT,
     BalancedAccuracy,
@@ -96,6 +98,56 @@ def event_scores(
     return metrics
 
 
+def event_differences(
+    predictions: Mapping[str, np.ndarray],
+    baseline: Mapping[str, np.ndarray],
+    truth: Mapping[str, np.ndarray],
+    spec: DetectorSpec,
+    groups: np.ndarray | None = None,
+    num_resamples: int = 1000,
+    seed: int = 0,
+) -> dict[str, dict[str, Any]]:
+    """Metrics of predictions minus those of others of the same events, with paired intervals, by quantity that both predict.
+
+    Arguments as of `event_scores`; see `EventMetric.difference`.
+    """
+    options = {"num_resamples": num_resamples, "seed": seed}
+    both = [name for name in predictions if name in baseline]
+    found: dict[str, dict[str, Any]] = {}
+
+    def given(name: str, known: np.ndarray) -> dict[str, Any]:
+        return {"predictions": predictions[name][known], "baseline": baseline[name][known], **options}
+
+    for name in spec.event_labels:
+        if name in both and (known := truth[name] >= 0).any():
+            asked = {**given(name, known), "references": truth[name][known], "groups": None if groups is None else groups[known]}
+            found[name] = {}
+            for metric in (MacroAUROC, BalancedAccuracy, PurityEfficiency):
+                found[name] |= metric().difference(**asked, class_names=spec.classes(name))
+    if "vertex" in both and (known := np.isfinite(truth["vertex"]).all(axis=1)).any():
+        found["vertex"] = VertexError().difference(**given("vertex", known), references=truth["vertex"][known])
+    if "visible_momentum" in both:
+        sizes, before = kinematic_sizes(predictions, truth), kinematic_sizes(baseline, truth)
+        for name, (predicted, true) in sizes.items():
+            found[name] = RelativeResidual().difference(predictions=predicted, baseline=before[name][0], references=true, **options)
+    if "missing_pt" in both and (known := np.isfinite(size := np.linalg.norm(truth["visible_momentum"][:, :2], axis=1))).any():
+        above = (size[known] > LEAST_MISSING_PT).astype(np.float64)
+        found["missing_pt_above_1gev"] = ThresholdAUROC().difference(**given("missing_pt", known), references=above)
+    return found
+
+
+def save_predictions(path: str | Path, predictions: Mapping[str, np.ndarray]) -> None:
+    """Write predictions, as `event_scores` takes them, to an npz file, a name a quantity; what was there is replaced."""
+    with new_file(path, overwrite=True) as temporary, open(temporary, "wb") as file:
+        np.savez_compressed(file, **predictions)
+
+
+def load_predictions(path: str | Path) -> dict[str, np.ndarray]:
+    """What `save_predictions` wrote."""
+    with np.load(path, allow_pickle=False) as held:
+        return dict(held)
+
+
 def origin(event: Event, number: int) -> str:
     """The event that a crop is from; `number` stands for one that does not say so."""
     return group_key(event, "event") if "index" in event.provenance else f"unknown {number}"
@@ -151,9 +203,13 @@ class Scores:
             for row, truth in zip(logits, shares, strict=True):
                 self.voxels[label.name].add(row[:, columns], truth[:, columns])
 
+    def arrays(self) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """Predictions and truth of all events so far, as `event_scores` takes them."""
+        return tuple({k: np.concatenate(v) for k, v in held.items()} for held in (self.predictions, self.truth))  # type: ignore[return-value]
+
     def metrics(self, num_resamples: int, seed: int) -> dict[str, Any]:
         """All that can be said, by quantity."""
-        predictions, truth = ({k: np.concatenate(v) for k, v in d.items()} for d in (self.predictions, self.truth))
+        predictions, truth = self.arrays()
         options = {"num_resamples": num_resamples, "seed": seed}
         mean = self.processor.statistics.get("vertex", {}).get("mean")
         metrics = event_scores(predictions, truth, self.spec, mean, groups_of(self._origins), **options)

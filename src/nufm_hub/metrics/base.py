@@ -55,10 +55,12 @@ class EventMetric(evaluate.Metric):
         class_names: Sequence[str] | None = None,
         num_resamples: int = 1000,
         seed: int = 0,
+        groups: Sequence[Any] | None = None,
     ) -> dict[str, Any]:
         """What `predictions` are better or worse than `baseline`, other predictions of the same events: the differences of all values.
 
         Both are resampled together, so that what is hard about an event drops out: the intervals are narrower than those of either alone.
+        `groups`, (B,), says what is resampled as one; events if None.
 
         Returns:
             names as of `compute`, each with `_low` and `_high` (95 %), and `num_events`.
@@ -71,7 +73,7 @@ class EventMetric(evaluate.Metric):
             return {name: values - subtracted[name] for name, values in one(indices).items()}
 
         names = self._class_names(class_names, first)
-        return report(bootstrap(statistic, len(first), num_resamples, seed), len(first), names)
+        return report(bootstrap(statistic, len(first), num_resamples, seed, groups), len(first), names)
 
     def add_batch(self, *, predictions: Any = None, references: Any = None, **kwargs: Any) -> None:
         """Add a batch, (B, ...) arrays, tensors or lists."""

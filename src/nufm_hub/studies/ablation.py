@@ -14,10 +14,9 @@ from tqdm import tqdm
 
 from nufm_hub.detectors import DetectorSpec
 from nufm_hub.evaluation.checkpoint import checkpoint_folder, checkpoint_name, load_with_head, without_branches
-from nufm_hub.evaluation.scores import Scores
+from nufm_hub.evaluation.scores import Scores, event_differences
 from nufm_hub.evaluation.source import is_held_out, open_events, weights_sha256
 from nufm_hub.events import Event
-from nufm_hub.metrics import BalancedAccuracy, MacroAUROC, PurityEfficiency, RelativeResidual, VertexError, kinematic_sizes
 from nufm_hub.provenance import git_revision, machine, package_versions
 from nufm_hub.tasks import task_of
 
@@ -123,7 +122,8 @@ def study_ablation(
         if not found:
             raise ValueError(f"none of the {count} events has a truth that {checkpoint} ({type(model).__name__}) predicts")
         if variant.removed is not None:
-            for quantity, changes in _changes(kept, whole, spec, **options).items():
+            (found_by, truth), (before, _) = kept.arrays(), whole.arrays()
+            for quantity, changes in event_differences(found_by, before, truth, spec, **options).items():
                 found[quantity] |= {_renamed(name): value for name, value in changes.items() if name != "num_events"}
         share = None if variant.removed is None else empty[variant.removed] / count
         rows.append({"removed": variant.removed or "nothing", "how": variant.how if variant.removed else "", "empty_share": share, **flatten(found)})
@@ -152,26 +152,6 @@ def _is_empty(event: Event, name: str) -> bool:
     if name in event.images:
         return not event.images[name].any()
     return not len(event.tracks.get(name, ()))
-
-
-def _changes(one: Scores, whole: Scores, spec: DetectorSpec, **options: int) -> dict[str, dict[str, Any]]:
-    """Differences of the metrics of the same events, by quantity."""
-    found, base, truth = ({k: np.concatenate(v) for k, v in arrays.items()} for arrays in (one.predictions, whole.predictions, whole.truth))
-    changes: dict[str, dict[str, Any]] = {}
-    for name in spec.event_labels:
-        if name in found and (known := truth[name] >= 0).any():
-            given = {"predictions": found[name][known], "baseline": base[name][known], "references": truth[name][known], **options}
-            changes[name] = {}
-            for metric in (MacroAUROC, BalancedAccuracy, PurityEfficiency):
-                changes[name] |= metric().difference(**given, class_names=spec.classes(name))
-    if "vertex" in found and (known := np.isfinite(truth["vertex"]).all(axis=1)).any():
-        given = {"predictions": found["vertex"][known], "baseline": base["vertex"][known], "references": truth["vertex"][known]}
-        changes["vertex"] = VertexError().difference(**given, **options)
-    if "visible_momentum" in found:
-        sizes, before = kinematic_sizes(found, truth), kinematic_sizes(base, truth)
-        for name, (predicted, true) in sizes.items():
-            changes[name] = RelativeResidual().difference(predictions=predicted, baseline=before[name][0], references=true, **options)
-    return changes
 
 
 def _renamed(name: str) -> str:

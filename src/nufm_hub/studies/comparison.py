@@ -10,13 +10,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from nufm_hub.tasks import TASKS
+from nufm_hub.baselines import RIVALS
+from nufm_hub.tasks import TASKS, get_task
+from nufm_hub.training.data import open_task
 from nufm_hub.training.folder import MODEL_FOLDER
 
-from .fine_tuning import Events, Paths, describe_source, fine_tune_and_evaluate, refuse_shared_files
+from .fine_tuning import PREDICTIONS, Events, Paths, describe_source, fine_tune_and_evaluate, refuse_shared_files
 from .label_factor import REFERENCE, compare_with_reference
 from .plan import Plan, Setting
 from .plots import new_figure
+from .rivals import Tables, compare_with_rivals, predict_and_score
 from .runs import StudyRun, execute, finished
 from .tables import flatten, summarise, write_table
 from .tuning import choose, objective
@@ -38,6 +41,7 @@ class Study:
         plan: recipe, epochs and tuning.
         transfer: the checkpoints read another detector: take their encoders along.
         evaluations: how often to look at the validation loss during a training, for its curve; never for 0.
+        rivals: of `nufm_hub.baselines.RIVALS`, with the same labels beside every training.
     """
 
     task: str
@@ -48,6 +52,7 @@ class Study:
     plan: Plan
     transfer: bool = False
     evaluations: int = 0
+    rivals: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         if self.task not in TASKS or self.task == "pretraining":
@@ -55,6 +60,10 @@ class Study:
         for what in ("initialisations", "budgets", "seeds"):
             if not getattr(self, what) or len(set(getattr(self, what))) < len(getattr(self, what)):
                 raise ValueError(f"{what} {list(getattr(self, what))}: give one or more, each once")
+        if unknown := set(self.rivals) - set(RIVALS) | set(self.rivals) & set(self.initialisations):
+            raise ValueError(f"rivals {sorted(unknown)}: give some of {', '.join(RIVALS)}, none of them the name of an initialisation")
+        if self.rivals and TASKS[self.task].judged != "events":
+            raise ValueError(f"rivals {list(self.rivals)} say nothing of what {self.task!r} learns: they predict quantities of events")
         if shared := set(self.seeds) & set(self.plan.tuning.seeds):
             raise ValueError(f"seeds {sorted(shared)} are those of the tuning: give others, so that no run is one that settings were chosen by")
 
@@ -119,23 +128,25 @@ def compare(
     sources = {name: describe_source(source) for name, source in study.initialisations.items()}
     train_events = Events.open(events, study.task)
     validation_events = None if validation is None else Events.open(validation, study.task)
-    labels = study.labels(len(train_events))
+    labels, spec = study.labels(len(train_events)), open_task(get_task(study.task), list(events)).spec
 
     def go(runs: Sequence[StudyRun], folder: Path, evaluated: Events, keep: Sequence[str] = ()) -> list[dict[str, Any]]:
         if summarise_only:
             return finished(runs, folder)
         work = fine_tune_and_evaluate(train_events, evaluated, study.initialisations, use_cpu, workers, validation_events)
-        return execute(runs, folder, work, keep)
+        rival = predict_and_score(Tables(study.task, train_events, evaluated), spec)
+        return execute(runs, folder, lambda settings, run: (rival if "rival" in settings else work)(settings, run), [*keep, PREDICTIONS])
 
     trials = _tuning_runs(study, sources, train_events, validation_events)
-    tried = go(trials, out / "tuning", validation_events)
+    tried = go(trials, out / "tuning", validation_events) if trials else []
     tuning_rows = [_tuning_row(record) for record in tried]
     if tuning_rows:
         write_table(tuning_rows, results / f"{study.name}-tuning.csv")
     chosen = choose(tuning_rows, study.plan.tuning) if len(tried) == len(trials) else []
 
-    planned = len(study.seeds) * len(labels) * len(sources)
+    planned = len(study.seeds) * len(labels) * (len(sources) + len(study.rivals))
     records: list[dict[str, Any]] = []
+    against: list[dict[str, Any]] = []
     data = {"train": train_events.description} | ({} if validation_events is None else {"validation": validation_events.description})
     if chosen or not trials:
         # The settings are fixed: only from here on is there anything that reads test events.
@@ -143,6 +154,7 @@ def compare(
         data["test"] = test_events.description
         runs = _study_runs(study, sources, labels, chosen, train_events, validation_events, test_events)
         records = go(runs, out / STUDY_FOLDER, test_events, [MODEL_FOLDER] if keep_models else [])
+        against = compare_with_rivals(records, out / STUDY_FOLDER, Tables(study.task, train_events, test_events), spec)
     rows = [_row(record) for record in records]
     summary = {
         "study": study.name,
@@ -160,6 +172,7 @@ def compare(
         },
         "summary": summarise(rows, ["initialisation", "labels"]),
         "against_scratch": compare_with_reference(rows) if REFERENCE in sources else [],
+        "against_rivals": against,
         "data": {name: _short(description) for name, description in data.items()},
         **_origin([*tried, *records]),
     }
@@ -204,6 +217,10 @@ def _study_runs(
                 if study.evaluations:
                     settings["evaluations"] = study.evaluations
                 runs.append(StudyRun(f"n{n}-seed{seed}-{name}", settings))
+            identity = {"train": train_events.identity, "evaluated": {"test": test.identity}}
+            for rival in study.rivals:
+                settings = {"task": study.task, "rival": rival, "initialisation": rival, "labels": n, "seed": seed, **identity}
+                runs.append(StudyRun(f"n{n}-seed{seed}-{rival}", settings))
     return runs
 
 
@@ -232,20 +249,20 @@ def _settings(
 
 
 def _row(record: Mapping[str, Any]) -> dict[str, Any]:
-    settings, training, evaluation = record["settings"], record["result"]["training"], record["result"]["evaluation"]
-    recipe = settings["recipe"]
+    settings, evaluation = record["settings"], record["result"]["evaluation"]
+    recipe, training = settings.get("recipe", {}), record["result"].get("training", {})  # a rival has neither
     return {
         "run": record["name"],
         **{key: settings[key] for key in ("initialisation", "labels", "seed")},
         **{key: recipe.get(key) for key in ("base_learning_rate", "epochs", "batch_size", "layer_decay")},  # no epochs: in steps
-        "epoch_factor": settings["epoch_factor"],
-        **{key: training[key] for key in ("steps", "last_loss", "parameters")},
-        "training_seconds": training["seconds"],
+        "epoch_factor": settings.get("epoch_factor"),
+        **{key: training.get(key) for key in ("steps", "last_loss", "parameters")},
+        "training_seconds": training.get("seconds"),
         "seconds": record["seconds"],
         "settings_sha256": hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16],
-        "weights_sha256": evaluation and evaluation["weights_sha256"],
+        "weights_sha256": evaluation and evaluation.get("weights_sha256"),
         "git_revision": record["git_revision"],
-        "held_out": evaluation and evaluation["held_out"],
+        "held_out": evaluation and evaluation.get("held_out"),
         **(flatten(evaluation["metrics"]) if evaluation else {}),
     }
 
@@ -273,7 +290,7 @@ def _origin(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {
         "git_revisions": different(r["git_revision"] for r in records),
         "versions": different(r["versions"] for r in records),
-        "machines": different(r["result"]["training"]["machine"] for r in records),
+        "machines": different(r["result"]["training"]["machine"] for r in records if "training" in r["result"]),
         "num_resamples": different(r["result"]["evaluation"]["num_resamples"] for r in records if r["result"]["evaluation"]),
         "seconds": round(sum(r["seconds"] for r in records), 1),
     }

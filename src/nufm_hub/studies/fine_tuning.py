@@ -26,6 +26,7 @@ from nufm_hub.training.folder import MODEL_FOLDER
 from .runs import Work
 
 Paths = Sequence[str | Path]
+PREDICTIONS = "predictions.npz"
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ def fine_tune_and_evaluate(
 
     Its settings: `task`, `initialisation` (a key of `sources`), `labels`, `seed`, `recipe`; and where wanted `transfer`, and `evaluations`, the
     number of times that `validation` is evaluated during training. Nothing is chosen by that: what is evaluated in the end are the weights
-    at the end of the schedule. They are left in the folder of the run as `model`.
+    at the end of the schedule. They are left in the folder of the run as `model`, and what they predict of the events as `PREDICTIONS`.
 
     Returns:
         A function whose result is `{"training": {...}, "evaluation": as of evaluate}`; where weights are not finite, `evaluation` is None. With
@@ -137,6 +138,7 @@ def fine_tune_and_evaluate(
             curve = [(entry["step"], entry["eval_loss"]) for entry in record["curves"] if "eval_loss" in entry]
             training["curve"] = [[step, loss if math.isfinite(loss) else None] for step, loss in curve]
         finite = all(torch.isfinite(w).all() for w in load_file(model / "model.safetensors").values())
-        return {"training": training, "evaluation": evaluate(model, list(evaluated.paths), use_cpu=use_cpu) if finite else None}
+        evaluation = evaluate(model, list(evaluated.paths), use_cpu=use_cpu, predictions=folder / PREDICTIONS) if finite else None
+        return {"training": training, "evaluation": evaluation}
 
     return work
