@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from nufm_hub.studies.tables import better
+from nufm_hub.studies.tables import WON_BY_A_CONSTANT, better
 
 from .facts import Facts
 from .markdown import interval, number, revision, table
@@ -17,7 +17,6 @@ from .scores import metric_name, quantity_name
 _SHOWN = (
     "macro_auroc", "vertex_error_median", "vertex_error_mean", "vertex_error_q68", "vertex_beyond_100mm", "resolution68", "bias", "detection_auroc",
 )  # fmt: skip
-_WON_BY_A_CONSTANT = ("missing_pt.resolution68",)
 _CONSTANT = "mean"  # the rival that always says the same: the table of the evaluation has it for the vertex, elsewhere it is chance
 
 
@@ -52,7 +51,7 @@ def _rivals(facts: Facts, data: Mapping[str, Any], file: str) -> Rivals | None:
     metrics = facts.evaluation["metrics"]
     own = {f"{quantity}.{key}": scores[key] for quantity, scores in metrics.items() for key in _SHOWN if key in scores}
     entries = [entry for entry in data["summary"] if entry["rival"] != _CONSTANT]
-    left_out = (*_WON_BY_A_CONSTANT, *(c for c in own if c.startswith("vertex_baseline.")))
+    left_out = (*WON_BY_A_CONSTANT, *(c for c in own if c.startswith("vertex_baseline.")))
     columns = [c for c in own if c not in left_out and any(_mean(entry, c) is not None for entry in entries)]
     if not columns:
         return None

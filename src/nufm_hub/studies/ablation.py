@@ -32,7 +32,7 @@ _PANELS = {
     "visible_momentum.resolution68_change": "visible momentum, relative resolution",
     "jet_momentum.resolution68_change": "jet momentum, resolution",
     "lepton_momentum.resolution68_change": "lepton momentum, resolution",
-    "missing_pt.resolution68_change": "missing transverse momentum, resolution",
+    "missing_pt_above_1gev.detection_auroc_change": "AUROC of missing pT above 1 GeV",
     "particle.macro_auroc_change": "particle macro-AUROC",
 }
 

@@ -9,13 +9,14 @@ from typing import Any
 from .comparison import Study, compare
 from .fine_tuning import Paths
 from .plots import Panel, plot_curves
-from .tables import Row, metrics_of, write_results
+from .tables import Row, better, metrics_of, write_results
 
 NAME = "data-efficiency"
 _TITLES = {
     "flavour.macro_auroc": "flavour macro-AUROC",
     "charm.macro_auroc": "charm macro-AUROC",
     "vertex.vertex_error_mean": "mean vertex error [mm]",
+    "missing_pt_above_1gev.detection_auroc": "AUROC of missing pT above 1 GeV",
 }
 
 
@@ -66,7 +67,7 @@ def _plot(rows: Sequence[Row], study: Study, results: Path) -> None:
     figures = {
         "curves": [name for name in metrics if name.endswith((".macro_auroc", ".vertex_error_mean")) or name == "visible_momentum.resolution68"],
         "classes": [name for name in metrics if ".auroc." in name],
-        "kinematics": [name for name in metrics if name.endswith((".resolution68", ".vertex_error_median", ".vertex_error_q68"))],
+        "kinematics": [name for name in metrics if name.endswith((".resolution68", "_median", "_error_q68", ".detection_auroc")) and better(name)],
     }
     for figure, names in figures.items():
         if names:

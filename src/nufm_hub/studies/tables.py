@@ -35,9 +35,14 @@ _BETTER = {
     "expected_calibration_error": "lower",
 }
 
+# Most missing pT is small against its error, so that a constant has a good relative resolution: judge it by the AUROC of "> 1 GeV".
+WON_BY_A_CONSTANT = frozenset({"missing_pt.resolution68"})
+
 
 def better(column: str) -> str | None:
     """Whether `"higher"` or `"lower"` values of a metric such as `"flavour.auroc.nue_cc"` are better; None for what is no quality (a bias)."""
+    if column in WON_BY_A_CONSTANT:
+        return None
     parts = column.split(".")
     return _BETTER.get(parts[1]) if len(parts) > 1 else None
 
