@@ -28,8 +28,8 @@ def test_numbers_get_dotted_names():
 
 def test_direction():
     assert better("flavour.auroc.a") == better("charm.macro_auroc") == "higher"
-    assert better("vertex.vertex_error_mean") == better("missing_pt.resolution68") == "lower"
-    assert better("vertex.vertex_bias_x") is better("seed") is None
+    assert better("vertex.vertex_error_mean") == better("visible_momentum.resolution68") == "lower"
+    assert better("vertex.vertex_bias_x") is better("seed") is better("missing_pt.resolution68") is None
 
 
 def test_spread_by_hand():
