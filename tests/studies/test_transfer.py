@@ -57,14 +57,14 @@ def command(tmp_path):
     return [
         *("study", "transfer", "chamber", "--cpu", "--plan", plan(tmp_path), "--events", str(tmp_path / "images.parquet")),
         *("--initialisation", "scratch", "--initialisation", f"mae={tmp_path / 'encoder'}", "--share", "25%", "--share", "100%", "--seed", "3"),
-        *("--out", str(tmp_path / "runs"), "--results", str(tmp_path / "results")),
+        *("--rival", "mean", "--out", str(tmp_path / "runs"), "--results", str(tmp_path / "results")),
     ]
 
 
 def test_from_images_to_figures(command, tmp_path, monkeypatch, printed):
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.output
-    assert "4 of 4 trials, 4 of 4 runs" in result.output
+    assert "4 of 4 trials, 6 of 6 runs" in result.output
     assert "mae: " in result.output
     assert "100.0% of the new encoder" in result.output
 
@@ -74,8 +74,11 @@ def test_from_images_to_figures(command, tmp_path, monkeypatch, printed):
     images = summary["data"]["train"]["events"]
     assert 10 < images < 30
     assert [(r["initialisation"], int(r["labels"])) for r in rows] == [
-        (name, labels) for labels in (round(images / 4), images) for name in ("scratch", "mae")
+        (name, labels) for labels in (round(images / 4), images) for name in ("scratch", "mae", "mean")
     ]
+    versus = {(e["initialisation"], e["rival"], e["labels"]) for e in summary["against_rivals"] if e["metric"] == "particle.macro_auroc"}
+    assert versus == {(name, "mean", labels) for labels in (round(images / 4), images) for name in ("scratch", "mae")}
+    rows = [row for row in rows if row["initialisation"] != "mean"]
     assert {"particle.accuracy", "particle.macro_auroc_low", "particle.efficiency.track", "particle.error_detection_auroc"} <= rows[0].keys()
     assert summary["carried"].keys() == {"mae"}
     assert summary["carried"]["mae"]["fraction"] == 1

@@ -21,9 +21,7 @@ def data_efficiency(
     seed: Annotated[list[int], typer.Option(help="Seed of subset, new weights, order, augmentation; may be repeated.")] = [0, 1, 2],
     task: Annotated[str, typer.Option(help="reconstruction (all of an event at once), one of its parts, or voxels.")] = "reconstruction",
     plan: Annotated[str, typer.Option(help="Plan of epochs and tuning: packaged name or JSON file.")] = "data-efficiency",
-    rival: Annotated[
-        list[str] | None, typer.Option(help="Beside them: extra-trees (the default where events are judged), boosted-trees, geometry, mean.")
-    ] = None,
+    rival: options.Rivals = options.RIVALS,
     recipe: options.RecipeChoice = None,
     set_: options.RecipeValues = None,
     tune_learning_rate: options.TunedRates = None,
@@ -55,9 +53,8 @@ def data_efficiency(
             budgets=tune_budget,
             seeds=tune_seed,
         )
-        if rival is None:
-            rival = ["extra-trees"] if get_task(task).judged == "events" else []
-        asked = Study(task, name_of(task), options.parse_initialisations(initialisation), budget, seed, loaded, rivals=rival)
+        rivals = rival if get_task(task).judged == "events" else []  # of voxels they say nothing
+        asked = Study(task, name_of(task), options.parse_initialisations(initialisation), budget, seed, loaded, rivals=rivals)
         summary = run(asked, events, validation, test, out, results, cpu, workers, summarise)
     except (ValueError, OSError, ImportError) as error:
         raise typer.BadParameter(str(error)) from error

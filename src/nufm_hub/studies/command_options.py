@@ -19,6 +19,11 @@ TunedRates = Annotated[list[float] | None, typer.Option(help="base_learning_rate
 TunedEpochs = Annotated[list[float] | None, typer.Option(help="Factor on the plan's epochs to try; may be repeated.")]
 TuningSeeds = Annotated[list[int] | None, typer.Option(help="Seed of the tuning, none of the study's; may be repeated.")]
 
+Rivals = Annotated[
+    list[str], typer.Option("--rival", help="With the same labels beside each training: extra-trees, boosted-trees, geometry, mean; may be repeated.")
+]
+RIVALS = ["extra-trees"]
+
 Results = Annotated[Path, typer.Option(help="Folder for tables, summary and plots.")]
 RESULTS = Path("model_cards/results")
 Cpu = Annotated[bool, typer.Option("--cpu", help="Use the CPU even where there is a GPU.")]

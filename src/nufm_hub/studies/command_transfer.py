@@ -26,6 +26,7 @@ def transfer(
         "100%",
     ],
     seed: Annotated[list[int], typer.Option(help="Seed of subset, new weights and order; may be repeated.")] = [0, 1, 2],
+    rival: options.Rivals = options.RIVALS,
     plan: Annotated[
         str | None, typer.Option(help="JSON file of crops, split, recipe, epochs and tuning; the packaged transfer-NAME by default.")
     ] = None,
@@ -56,7 +57,8 @@ def transfer(
     try:
         loaded = TransferPlan.load(plan or f"transfer-{name}", recipe=recipe, recipe_values=parse_values(set_), **tuning)
         shards, folder = events or [Path("data") / name.removesuffix("-voxels")], out or Path("runs") / f"transfer-{name}"
-        summary = run(name, shards, options.parse_initialisations(initialisation), share, seed, loaded, folder, results, cpu, workers, summarise)
+        starts = options.parse_initialisations(initialisation)
+        summary = run(name, shards, starts, share, seed, loaded, folder, results, cpu, workers, summarise, rival)
     except (ValueError, OSError, ImportError) as error:
         raise typer.BadParameter(str(error)) from error
     report(summary, results)

@@ -102,6 +102,11 @@ class Outcome:
     rows: list[dict[str, Any]]
     summary: dict[str, Any]
 
+    @property
+    def trainings(self) -> list[dict[str, Any]]:
+        """The records but for those of rivals."""
+        return [record for record in self.records if "rival" not in record["settings"]]
+
 
 def compare(
     study: Study,

@@ -84,6 +84,7 @@ def transfer(
     use_cpu: bool = False,
     workers: int = 0,
     summarise_only: bool = False,
+    rivals: Sequence[str] = ("extra-trees",),
 ) -> dict[str, Any]:
     """Crop and split the events, tune each initialisation on validation, train it with each share of the labels and each seed, and compare on test.
 
@@ -102,6 +103,7 @@ def transfer(
         use_cpu: stay on the CPU even where there is a GPU.
         workers: processes that prepare batches.
         summarise_only: train nothing; write the results of what is finished.
+        rivals: of `nufm_hub.baselines.RIVALS`, with the same labels beside every training.
 
     Returns:
         What is in the JSON file.
@@ -113,12 +115,13 @@ def transfer(
     if summarise_only and not (out / CROPS_FOLDER).exists():
         raise ValueError(f"{out} holds nothing that could be summarised: run the study first")
     crops = make_crops(events, out / CROPS_FOLDER, plan)
-    study = Study(plan.task, f"transfer-{name}", initialisations, shares, seeds, plan.training, transfer=True, evaluations=plan.evaluations)
+    options = {"transfer": True, "evaluations": plan.evaluations, "rivals": rivals}
+    study = Study(plan.task, f"transfer-{name}", initialisations, shares, seeds, plan.training, **options)
     outcome = compare(study, *([crops[split]] for split in SPLITS), out, results, use_cpu, workers, summarise_only, keep_models=True)
     summary = outcome.summary | {
         "carried": _carried(outcome, out / STUDY_FOLDER),
         "outside_intervals": outside_intervals(outcome.rows),
-        "steps_to_reference_loss": steps_to_reference(outcome.records),
+        "steps_to_reference_loss": steps_to_reference(outcome.trainings),
     }
     write_results(study.name, outcome.rows, summary, results)
     _plot(outcome, study, results)
@@ -225,7 +228,7 @@ def outside_intervals(rows: Sequence[Row], reference: str = REFERENCE) -> list[d
 def _carried(outcome: Outcome, folder: Path) -> dict[str, Any]:
     """What each initialisation took along, from the report of one of its models."""
     carried: dict[str, Any] = {}
-    for record in outcome.records:
+    for record in outcome.trainings:
         name, model = record["settings"]["initialisation"], folder / record["name"] / MODEL_FOLDER
         if record["settings"].get("transfer") and name not in carried and model.is_dir():
             report = TransferReport.load(model)
@@ -241,8 +244,8 @@ def _plot(outcome: Outcome, study: Study, results: Path) -> None:
     for figure, panels in (("curves", [Panel(c, text) for c, text in QUALITY.items() if c in columns]), ("classes", classes)):
         if panels:
             plot_curves(outcome.rows, panels, results / f"{study.name}-{figure}.png", title=title)
-    if study.evaluations and outcome.records:
-        plot_losses(outcome.records, results / f"{study.name}-loss.png", title)
+    if study.evaluations and outcome.trainings:
+        plot_losses(outcome.trainings, results / f"{study.name}-loss.png", title)
 
 
 def plot_losses(records: Sequence[Mapping[str, Any]], path: str | Path, title: str) -> None:
