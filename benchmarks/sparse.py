@@ -11,8 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import re
-import time
 from collections.abc import Callable
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -20,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from common import cpu_ms, processor, write_page
 from torch import Tensor
 
 from nufm_hub.sparse import (
@@ -41,7 +40,7 @@ from nufm_hub.sparse.neighbours import neighbour_pairs
 
 GRID = (48, 48, 200)
 RIVALS = {"spconv": "spconv", "minkowski": "MinkowskiEngine"}  # backend -> distribution
-START, END = "<!-- benchmark: written by benchmarks/sparse.py -->\n", "<!-- end of benchmark -->\n"
+MARK = "<!-- benchmark: written by benchmarks/sparse.py -->\n"
 
 
 def tracks(voxels: int, seed: int = 0) -> Tensor:
@@ -57,21 +56,6 @@ def tracks(voxels: int, seed: int = 0) -> Tensor:
         new = np.concatenate([found, points[((points >= 0) & (points < shape)).all(axis=1)]])
         found = new[np.sort(np.unique(new, axis=0, return_index=True)[1])]
     return torch.from_numpy(found[:voxels])
-
-
-def cpu_ms(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Smallest CPU time of the process for each call, in ms; the calls take turns.
-
-    Each is timed right after a run of itself that is not, so that none pays for the tables, nor for the caches that another one left.
-    """
-    best = dict.fromkeys(calls, float("inf"))
-    for _ in range(rounds):
-        for name, call in calls.items():
-            call()
-            begin = time.process_time()
-            call()
-            best[name] = min(best[name], 1e3 * (time.process_time() - begin))
-    return best
 
 
 def with_gradients(call: Callable[..., Tensor], *inputs: Tensor) -> Callable[[], None]:
@@ -278,12 +262,6 @@ def versions() -> dict[str, str]:
     return found
 
 
-def processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
-
-
 def table(result: dict) -> str:
     """The rows as Markdown."""
     columns = {"forward": "forward", "both": "and backward", "forward with tables": "forward, tables made anew"}
@@ -303,19 +281,6 @@ def table(result: dict) -> str:
     return "\n".join(lines) + "\n"
 
 
-def write_page(page: Path, result: dict) -> None:
-    """Put the table between the two marks of a page.
-
-    Raises:
-        ValueError: a page without the marks.
-    """
-    text = page.read_text(encoding="utf-8")
-    if not re.search(re.escape(START) + ".*" + re.escape(END), text, re.DOTALL):
-        raise ValueError(f"{page} has no lines {START!r} and {END!r} for the table to stand between")
-    head, rest = text.split(START)
-    page.write_text(head + START + table(result) + END + rest.split(END)[1], encoding="utf-8")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--voxels", type=int, default=20_000)
@@ -328,7 +293,7 @@ def main() -> None:
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     if arguments.page is not None:
-        write_page(arguments.page, result)
+        write_page(arguments.page, MARK, table(result))
 
 
 if __name__ == "__main__":

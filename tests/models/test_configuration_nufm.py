@@ -10,8 +10,9 @@ from nufm_hub.models import NuFMConfig
 
 @pytest.mark.parametrize(
     ("name", "hidden", "heads", "depths", "fusion", "decoder"),
-    [("nano", 96, 6, [2, 1], 2, (72, 6, 1)), ("tiny", 384, 12, [2, 2], 6, (256, 8, 2)), ("base", 384, 12, [4, 4], 4, (256, 8, 2))],
-)
+    [("nano", 96, 6, [2, 1], 2, (72, 6, 1)), ("micro", 192, 6, [2, 2], 4, (128, 4, 2)),
+     ("tiny", 384, 12, [2, 2], 6, (256, 8, 2)), ("base", 384, 12, [4, 4], 4, (256, 8, 2))],
+)  # fmt: skip
 def test_presets(name, hidden, heads, depths, fusion, decoder):
     config = NuFMConfig.preset(name, "fasercal", drop_path_rate=0.2)
     assert (config.hidden_size, config.num_attention_heads, config.window_depths, config.fusion_depth) == (hidden, heads, depths, fusion)

@@ -9,12 +9,16 @@ from typing import Any, ClassVar
 from nufm_hub.detectors import DetectorSpec
 from nufm_hub.models.common.configuration import DetectorConfig, Method
 
-# Sizes published for FASERCal (arXiv:2604.07037); nano is for laptops and tests. `first_depth` are the window layers of the first voxel
-# branch, `branch_depth` those of each other one.
+# tiny and base are published for FASERCal (arXiv:2604.07037); nano and micro are for computers without a GPU. `first_depth` are the window
+# layers of the first voxel branch, `branch_depth` those of each other one.
 _PRESETS: dict[str, dict[str, Any]] = {
     "nano": {
         "hidden_size": 96, "num_attention_heads": 6, "first_depth": 2, "branch_depth": 1, "fusion_depth": 2,
         "decoder_hidden_size": 72, "decoder_num_attention_heads": 6, "decoder_depth": 1,
+    },
+    "micro": {
+        "hidden_size": 192, "num_attention_heads": 6, "first_depth": 2, "branch_depth": 2, "fusion_depth": 4,
+        "decoder_hidden_size": 128, "decoder_num_attention_heads": 4, "decoder_depth": 2,
     },
     "tiny": {
         "hidden_size": 384, "num_attention_heads": 12, "first_depth": 2, "branch_depth": 2, "fusion_depth": 6,
