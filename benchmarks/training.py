@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -32,19 +31,8 @@ PUBLISHED_SAMPLES = 40e6
 GPU_RATES = (10, 30)
 
 
-@dataclass(frozen=True)
-class Row:
-    """One preset and training; `parameters` of the encoder."""
-
-    preset: str
-    training: str
-    parameters: int
-    gflop_per_event: float
-    ms_per_event: float
-
-
-def step_of(preset: str, kind: str, events: list, rounds: int) -> Row:
-    """Count and time forward and backward of a batch."""
+def step_of(preset: str, kind: str, events: list, rounds: int) -> dict:
+    """A row of the table: parameters of the encoder, and what forward and backward of a batch cost."""
     model_class, labels = KINDS[kind]
     recipe = load_recipe("fasercal-scratch-nano")
     fitted = NuFMProcessor.fit(events, "fasercal").with_summary(events)
@@ -65,7 +53,13 @@ def step_of(preset: str, kind: str, events: list, rounds: int) -> Row:
         model.config.relational_probability = share
         times.append(cpu_ms({kind: call}, rounds)[kind] / len(events))
     parameters = sum(p.numel() for name, p in model.named_parameters() if name.startswith(("embeddings.", "encoder.")))
-    return Row(preset, kind, parameters, sum(flop) / len(flop), sum(times) / len(times))
+    return {
+        "preset": preset,
+        "training": kind,
+        "parameters": parameters,
+        "gflop_per_event": sum(flop) / len(flop),
+        "ms_per_event": sum(times) / len(times),
+    }
 
 
 def measure(presets: list[str], num_events: int = 16, rounds: int = 3) -> dict:
@@ -73,7 +67,7 @@ def measure(presets: list[str], num_events: int = 16, rounds: int = 3) -> dict:
     events = list(islice(read_events(sample_path("fasercal")), num_events))
     square = torch.randn(1024, 1024)
     rate = 2e-6 * 1024**3 / cpu_ms({"square": lambda: square @ square}, 4 * rounds)["square"]
-    rows = [asdict(step_of(preset, kind, events, rounds)) for preset in presets for kind in KINDS]
+    rows = [step_of(preset, kind, events, rounds) for preset in presets for kind in KINDS]
     return {
         "events": num_events,
         "voxels": sum(len(v) for event in events for v in event.voxels.values()) / num_events,
