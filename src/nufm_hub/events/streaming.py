@@ -10,16 +10,16 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from datasets.io.parquet import ParquetDatasetReader
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
+from tqdm import tqdm
 
 from nufm_hub.detectors import DetectorSpec, load_detector
 
+from .arrow_copy import arrow_copy, mapped
 from .event import Event
 from .parquet import EventBatch, _open, event_features
 
@@ -75,6 +75,13 @@ class _Shards:
     def num_events(self) -> int:
         return sum(n for _, _, n in self.groups)
 
+    def events_of_files(self) -> dict[str, int]:
+        """Number of events of each file."""
+        counts = dict.fromkeys(self.files, 0)
+        for path, _, number in self.groups:
+            counts[path] += number
+        return counts
+
     def decode(self, table: pa.Table, features: Mapping[str, Any] | None = None) -> list[EventBatch]:
         """The events of a table; all columns, or those of `features`."""
         return [EventBatch(batch, self.spec, self.features if features is None else features) for batch in table.to_batches()]
@@ -83,10 +90,9 @@ class _Shards:
 class EventDataset(Dataset):
     """Events of parquet shards by position, for samplers that visit them in any order.
 
-    The shards are converted once to uncompressed Arrow files in the cache of `datasets` (about 60 bytes a voxel on disk), which are mapped
+    The shards are converted once to uncompressed Arrow files beside the cache of `datasets` (about 60 bytes a voxel on disk), which are mapped
     into memory: reading an event takes a fraction of a millisecond and touches that event alone, and worker processes share the
-    pages. Use `StreamingEvents` where that copy does not fit. The copy is made anew when a shard has changed (its name or time of change), and
-    when the copy is damaged or holds another number of events.
+    pages. Use `StreamingEvents` where that copy does not fit. A copy belongs to the content of a shard, see `arrow_copy`.
 
     Args:
         paths: file, folder, glob pattern, or a list of these.
@@ -107,10 +113,9 @@ class EventDataset(Dataset):
     ) -> None:
         self._shards = _Shards(paths, detector)
         self._features = event_features(self._shards.spec, voxel_truth)
-        try:
-            self._rows = _arrow_copy(self._shards, cache_dir)
-        except datasets.exceptions.DatasetGenerationError as error:
-            raise ValueError(f"one of {self._shards.files} cannot be read (damaged file): {error.__cause__ or error}") from error
+        counts = self._shards.events_of_files()
+        shown = tqdm(counts.items(), "decode", unit="shard", disable=len(counts) < 2, leave=False)
+        self._copies = [arrow_copy(path, events, cache_dir) for path, events in shown]
 
     @property
     def spec(self) -> DetectorSpec:
@@ -125,10 +130,10 @@ class EventDataset(Dataset):
     @property
     def nbytes(self) -> int:
         """Bytes of all events, uncompressed."""
-        return self._rows.data.nbytes
+        return sum(table.nbytes for table in self._tables)
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return self._shards.num_events
 
     def __getitem__(self, index: int) -> Event:
         position = int(index)
@@ -145,32 +150,18 @@ class EventDataset(Dataset):
 
     @cached_property
     def _batches(self) -> list[EventBatch]:
-        return self._shards.decode(self._rows.data.table, self._features)
+        return [batch for table in self._tables for batch in self._shards.decode(table, self._features)]
+
+    @cached_property
+    def _tables(self) -> list[pa.Table]:
+        return [mapped(copy) for copy in self._copies]
 
     def __getstate__(self) -> dict[str, Any]:
         # A worker maps the files itself; pickling the views would copy the data.
-        return {k: v for k, v in self.__dict__.items() if k not in ("_first", "_batches")}
+        return {k: v for k, v in self.__dict__.items() if k not in ("_first", "_batches", "_tables")}
 
     def __getitems__(self, indices: Sequence[int]) -> list[Event]:
         return [self[i] for i in indices]
-
-
-def _arrow_copy(shards: _Shards, cache_dir: str | Path | None) -> datasets.Dataset:
-    """The rows of the shards, from the cache or converted; a copy that cannot be read, or lacks rows, is replaced."""
-
-    reader = ParquetDatasetReader(shards.files, split=datasets.Split.TRAIN, cache_dir=None if cache_dir is None else str(cache_dir))
-
-    def load(mode: datasets.DownloadMode) -> datasets.Dataset:
-        reader.builder.download_and_prepare(download_mode=mode)
-        return reader.builder.as_dataset(split=reader.split)
-
-    try:
-        rows = load(datasets.DownloadMode.REUSE_DATASET_IF_EXISTS)
-        if len(rows) == shards.num_events:
-            return rows
-    except (OSError, pa.ArrowInvalid):  # of the copy: what is wrong with the shards comes as another error
-        pass
-    return load(datasets.DownloadMode.FORCE_REDOWNLOAD)
 
 
 class StreamingEvents(IterableDataset):
