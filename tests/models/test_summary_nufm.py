@@ -7,9 +7,18 @@ import pytest
 import torch
 from toy_detector import SPEC, toy_event
 
-from nufm_hub import NuFMConfig, NuFMForFlavourClassification, NuFMForPreTraining, NuFMProcessor, read_events, sample_path, write_events
+from nufm_hub import (
+    NuFMConfig,
+    NuFMForFlavourClassification,
+    NuFMForPreTraining,
+    NuFMForVertexRegression,
+    NuFMProcessor,
+    read_events,
+    sample_path,
+    write_events,
+)
 from nufm_hub.detectors import load_detector
-from nufm_hub.events import Event, summary_features, summary_sources
+from nufm_hub.events import Event, geometric_vertex, summary_features, summary_sources
 from nufm_hub.training import train
 
 FASERCAL = load_detector("fasercal")
@@ -100,6 +109,41 @@ def test_an_absent_branch_says_nothing_in_either_way(events, processor):
         mask[:, column] = False
         with torch.no_grad():
             torch.testing.assert_close(net(**processor(gone)).logits, net(**batch | {"branch_mask": mask}).logits, atol=1e-4, rtol=1e-4)
+
+
+def test_pointing_starts_from_geometry(events, processor):
+    """Where nothing else is near, the place that geometry finds is one to point to; where it finds none, the others are left."""
+    scale = processor.vertex_scale
+    net, batch = model(NuFMForVertexRegression, vertex_pointing=True, vertex_scale=scale), processor(events)
+    found = np.stack([geometric_vertex(event, FASERCAL) for event in events])
+    np.testing.assert_allclose(batch["start_position"], found, rtol=1e-6)
+    moved = batch | {"start_position": batch["start_position"] + torch.tensor([0.0, 0.0, 500.0])}
+    none = batch | {"start_position": torch.full((12, 3), torch.nan)}
+    mask = batch["branch_mask"].clone()
+    mask[:, 0] = False
+    with torch.no_grad():
+        said, other, without = (net(**given).logits for given in (batch, moved, none))
+        assert ((other - said)[:, 2] > 1e-5).all()
+        assert ((other - said)[:, :2].abs() < 1e-4).all()
+        assert without.isfinite().all()
+        assert torch.equal(net(**none | {"branch_mask": mask}).logits, net(**batch | {"branch_mask": mask}).logits)
+        # all the weight on the start: its score is a large one
+        net.head.start.weight.zero_()
+        net.head.start.bias.fill_(30.0)
+        net.head.score.weight.fill_(1.0)
+        net.head.offset.weight.zero_()
+        net.head.offset.bias.zero_()
+        np.testing.assert_allclose(processor.post_process_vertex(net(**batch)), found, atol=0.01)
+    with pytest.raises(ValueError, match=r"reads start_position \(B, 3\), got none"):
+        net(**{name: value for name, value in batch.items() if name != "start_position"})
+
+
+def test_a_vertex_model_learns_from_events_without_a_start(processor):
+    net = model(NuFMForVertexRegression, vertex_pointing=True, vertex_scale=processor.vertex_scale).train()
+    batch = processor([Event("fasercal"), Event("fasercal")])
+    assert batch["start_position"].isnan().all()
+    net(**batch, labels=torch.zeros(2, 3)).loss.backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in net.parameters())
 
 
 def test_what_is_lacking_is_named(events, processor):

@@ -12,7 +12,7 @@ from transformers import BatchFeature, FeatureExtractionMixin
 
 from nufm_hub import checkpoints
 from nufm_hub.detectors import DetectorSpec, load_detector
-from nufm_hub.events import Event, Voxels, summary_features, summary_sources
+from nufm_hub.events import Event, Voxels, geometric_vertex, summary_features, summary_sources
 
 from .configuration import explicit_revision
 from .kinematics import check_momentum_scales, fit_momentum_scales
@@ -121,6 +121,10 @@ class EventProcessor(FeatureExtractionMixin):
         """The numbers of `summary_features`, standardised, float32 (B, F), at most 5 away from zero; 0 where there is nothing to measure."""
         rows = np.array([list(summary_features(event, self.spec).values()) for event in events], dtype=np.float32)
         return torch.from_numpy(np.nan_to_num(self.standardise("summary", "event", rows), nan=0.0).clip(-_FARTHEST, _FARTHEST))
+
+    def starts(self, events: Sequence[Event]) -> torch.Tensor:
+        """Where geometry finds the primary vertices, float32 (B, 3), mm, see `geometric_vertex`; NaN where it finds none."""
+        return torch.from_numpy(np.stack([geometric_vertex(event, self.spec) for event in events]).astype(np.float32))
 
     @property
     def momentum_scales(self) -> dict[str, dict[str, float]] | None:

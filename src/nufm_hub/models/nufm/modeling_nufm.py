@@ -49,6 +49,7 @@ class NuFMInputs:
             continuous positions or pointing.
         summary_features: float (B, F), see `nufm_hub.events.summary_features`, as the processor standardises them; needed by models with an
             `event_summary`.
+        start_position: float32 (B, 3), mm, where geometry finds the vertex, NaN where it finds none; needed by those that also point.
         branch_mask: bool (B, number of branches), False where a sub-detector is absent. Absent is not empty: an empty image or
             track branch makes a token that says so, an absent one makes none. None: all present.
     """
@@ -62,6 +63,7 @@ class NuFMInputs:
     branch_mask: Tensor | None = None
     voxel_energy: Tensor | None = None
     summary_features: Tensor | None = None
+    start_position: Tensor | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -231,7 +233,7 @@ class NuFMPreTrainedModel(DetectorModel):
     ) -> NuFMEncoderOutput:
         given = NuFMInputs(*args, **inputs)
         output, encoded, tokens = self._encode(given, output_hidden_states, output_attentions)
-        return NuFMEncoderOutput(**output, context=NuFMContext.of(encoded, tokens[0], self._summary(given)))
+        return NuFMEncoderOutput(**output, context=NuFMContext.of(encoded, tokens[0], self._summary(given), self._starts(given)))
 
     def _summary(self, given: NuFMInputs) -> Tensor | None:
         """Summary numbers (B, F) of what is present; None in models that do not read them."""
@@ -242,6 +244,17 @@ class NuFMPreTrainedModel(DetectorModel):
             found = "none" if features is None else tuple(features.shape)
             raise ValueError(f"this model reads summary_features (B, {len(sources)}), got {found}: make its inputs with the processor saved with it")
         return features if given.branch_mask is None else features * given.branch_mask[:, sources]
+
+    def _starts(self, given: NuFMInputs) -> Tensor | None:
+        """Starts (B, 3), mm, NaN where there is none or the first branch is absent; None in models that do not read them."""
+        if not (self.config.needs_summary and self.config.vertex_pointing):
+            return None
+        if (starts := given.start_position) is None or starts.shape != (given.shape[0], 3):
+            found = "none" if starts is None else tuple(starts.shape)
+            raise ValueError(f"this model reads start_position (B, 3), got {found}: make its inputs with the processor saved with it")
+        if given.branch_mask is None:
+            return starts
+        return starts.masked_fill(~given.branch_mask[:, self.config.spec.branches.index(self.config.spec.voxel_branches[0]), None].bool(), torch.nan)
 
     def _encode(self, given: NuFMInputs, states: bool | None, attentions: bool | None) -> tuple[EncoderOutput, Encoded, list[Tokens]]:
         states = self.config.output_hidden_states if states is None else states

@@ -16,14 +16,14 @@ class NuFMProcessor(EventProcessor):
 
     model_input_names = (
         "voxel_coordinates", "voxel_features", "voxel_branch", "image_features", "track_features", "track_mask", "branch_mask", "voxel_energy",
-        "summary_features",
+        "summary_features", "start_position",
     )  # fmt: skip
 
     def inputs(self, events: Sequence[Event]) -> dict[str, torch.Tensor]:
         """`voxel_coordinates` int64 (B, N, 3), `voxel_features` float32 (B, N, C), `voxel_branch` int64 (B, N) with -1 for padding,
         `voxel_energy` float32 (B, N), energy over k, the median of the fit, `branch_mask` bool (B, branches), and where the detector has them
-        `image_features` float32 (B, D), `track_features` float32 (B, T, F), `track_mask` bool (B, T); `summary_features` float32 (B, F)
-        where they were fitted."""
+        `image_features` float32 (B, D), `track_features` float32 (B, T, F), `track_mask` bool (B, T); where the numbers were fitted
+        `summary_features` float32 (B, F) and `start_position` float32 (B, 3), mm, NaN where there is none."""
         data = self._voxel_inputs(events) | {"branch_mask": self.branch_mask(events)}
         if (image := self.spec.image_branch) is not None:
             features = np.zeros((len(events), image.size), dtype=np.float32)
@@ -34,7 +34,7 @@ class NuFMProcessor(EventProcessor):
         if self.spec.track_branch is not None:
             data["track_features"], data["track_mask"] = self._track_inputs(events)
         if "summary" in self.statistics:
-            data["summary_features"] = self.summary(events)
+            data |= {"summary_features": self.summary(events), "start_position": self.starts(events)}
         return data
 
     def _voxel_inputs(self, events: Sequence[Event]) -> dict[str, torch.Tensor]:

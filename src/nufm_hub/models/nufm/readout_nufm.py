@@ -34,6 +34,7 @@ class NuFMContext:
         tokens: (T, hidden_size), those of the first voxel branch, and their events int64 (T,).
         cells: the pieces of its patches.
         summary: (B, F), the `summary_features` of the events, 0 of absent branches; None where they are not read.
+        starts: float32 (B, 3), mm, where geometry finds the vertices, NaN where it finds none; None where they are not read.
     """
 
     rows: Tensor
@@ -42,13 +43,14 @@ class NuFMContext:
     events: Tensor
     cells: Cells
     summary: Tensor | None = None
+    starts: Tensor | None = None
 
     @classmethod
-    def of(cls, encoded: Encoded, first: Tokens, summary: Tensor | None) -> Self:
+    def of(cls, encoded: Encoded, first: Tokens, summary: Tensor | None, starts: Tensor | None) -> Self:
         """Of an encoded batch; `first` are the tokens of the first voxel branch as they were embedded."""
         groups = torch.cat([encoded.sequences.group, encoded.events])
         rows, count = torch.cat([encoded.latents, encoded.tokens]), len(first.event)
-        return cls(rows, Sequences(groups, encoded.sequences.groups), encoded.tokens[:count], first.event, first.cells, summary)
+        return cls(rows, Sequences(groups, encoded.sequences.groups), encoded.tokens[:count], first.event, first.cells, summary, starts)
 
 
 @dataclass
@@ -98,7 +100,8 @@ class NuFMPointingHead(PooledHead):
     """A place in the detector: each piece of the first voxel branch says how likely it is the nearest one, and how far from it the place is.
 
     The result is the mean over the pieces of (position + offset), weighted with a softmax of their scores. A further candidate, without a
-    position, is what `PooledHead` says: what remains where there are no voxels.
+    position, is what `PooledHead` says: what remains where there are no voxels. With an `event_summary` the place where geometry finds the vertex
+    is one more.
     """
 
     def __init__(self, config: NuFMConfig, cell_size: int, readout: nn.Module | None):
@@ -112,6 +115,7 @@ class NuFMPointingHead(PooledHead):
         size = config.hidden_size
         self.scale = scale  # mm
         self.cell, self.token, self.about = nn.Linear(cell_size, size), nn.Linear(size, size), nn.Linear(size, size)
+        self.start = nn.Linear(size, size) if config.event_summary else None
         self.score, self.offset, self.nowhere = HeadLinear(size, 1), HeadLinear(size, 3), HeadLinear(size, 1)
         self.reach = [float(n * length) for n, length in zip(config.spec.voxel_branches[0].patch, config.spec.voxel_branches[0].voxel_size)]
 
@@ -122,11 +126,15 @@ class NuFMPointingHead(PooledHead):
         normed = self.norm(vector)
         event = context.events[cells.patch]
         hidden = F.gelu(self.cell(cells.values) + self.token(context.tokens)[cells.patch] + self.about(normed)[event])
-        middle, unit = (cells.position.new_tensor(self.scale[key]) for key in ("mean", "std"))
-        offset = self.offset(hidden).float() * cells.position.new_tensor(self.reach)
-        places = torch.cat([(cells.position + offset - middle) / unit, super().forward(encoded, vector).float()])
-        scores = torch.cat([self.score(hidden), self.nowhere(normed)]).float().squeeze(1)
-        event = torch.cat([event, torch.arange(len(vector), device=event.device)])
+        position, events = cells.position, torch.arange(len(vector), device=event.device)
+        if self.start is not None:
+            found = context.starts.isfinite().all(dim=1)
+            hidden = torch.cat([hidden, F.gelu(self.start(normed[found]))])
+            position, event = torch.cat([position, context.starts[found].to(position.dtype)]), torch.cat([event, events[found]])
+        middle, unit = (position.new_tensor(self.scale[key]) for key in ("mean", "std"))
+        offset = self.offset(hidden).float() * position.new_tensor(self.reach)
+        places = torch.cat([(position + offset - middle) / unit, super().forward(encoded, vector).float()])
+        scores, event = torch.cat([self.score(hidden), self.nowhere(normed)]).float().squeeze(1), torch.cat([event, events])
         highest = scores.detach().new_full((len(vector),), -torch.inf).scatter_reduce(0, event, scores.detach(), "amax")
         weights = (scores - highest[event]).exp()
         sums = places.new_zeros(len(vector), 4).index_add(0, event, torch.cat([places, torch.ones_like(places[:, :1])], dim=1) * weights[:, None])
