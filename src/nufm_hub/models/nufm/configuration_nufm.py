@@ -54,7 +54,7 @@ class NuFMConfig(DetectorConfig):
         readout_depth: cross-attention layers with which each head's own query looks at latents and tokens; 0: heads read the mean of the
             latents, as published.
         event_summary: heads also read the numbers that `nufm_hub.events.summary_features` makes of an event: their queries start from them,
-            and where geometry finds the vertex is a place to point to. Needs a `readout_depth`. Pre-training does not read them but learns to
+            and what points to the vertex knows where geometry finds it. Needs a `readout_depth`. Pre-training does not read them but learns to
             tell them from what is left visible. Not in the published layout.
         vertex_pointing: find vertices by pointing to pieces of patches, see `NuFMPointingHead`; needs `vertex_scale`. Not in the published layout.
         min_voxels_per_branch: a voxel branch with fewer voxels in an event counts as empty there.

@@ -19,6 +19,9 @@ from .encoder_nufm import Encoded, Tokens
 from .layers_nufm import NuFMLayer, Sequences
 from .patch_embedding import Cells
 
+_NEAR = (1, 2, 4, 8)  # voxels
+_FARTHEST = 3.0  # patches
+
 
 def mean_of_rows(rows: Tensor, sequences: Sequences) -> Tensor:
     """Mean of the rows (T, d) of each sequence: (G, d)."""
@@ -100,8 +103,8 @@ class NuFMPointingHead(PooledHead):
     """A place in the detector: each piece of the first voxel branch says how likely it is the nearest one, and how far from it the place is.
 
     The result is the mean over the pieces of (position + offset), weighted with a softmax of their scores. A further candidate, without a
-    position, is what `PooledHead` says: what remains where there are no voxels. With an `event_summary` the place where geometry finds the vertex
-    is one more.
+    position, is what `PooledHead` says: what remains where there are no voxels. With an `event_summary` the pieces also know
+    where geometry finds the vertex, as seen from them.
     """
 
     def __init__(self, config: NuFMConfig, cell_size: int, readout: nn.Module | None):
@@ -115,9 +118,11 @@ class NuFMPointingHead(PooledHead):
         size = config.hidden_size
         self.scale = scale  # mm
         self.cell, self.token, self.about = nn.Linear(cell_size, size), nn.Linear(size, size), nn.Linear(size, size)
-        self.start = nn.Linear(size, size) if config.event_summary else None
+        self.start = nn.Linear(4 + len(_NEAR), size) if config.event_summary else None
         self.score, self.offset, self.nowhere = HeadLinear(size, 1), HeadLinear(size, 3), HeadLinear(size, 1)
-        self.reach = [float(n * length) for n, length in zip(config.spec.voxel_branches[0].patch, config.spec.voxel_branches[0].voxel_size)]
+        first = config.spec.voxel_branches[0]
+        self.reach = [float(n * length) for n, length in zip(first.patch, first.voxel_size)]
+        self.near = [voxels * float(min(first.voxel_size)) for voxels in _NEAR]  # mm
 
     def forward(self, encoded: NuFMEncoderOutput, vector: Tensor | None = None) -> Tensor:
         """Places (B, 3), float32, in units and from the middle that `config.vertex_scale` says."""
@@ -125,17 +130,24 @@ class NuFMPointingHead(PooledHead):
         vector = self.vector(encoded) if vector is None else vector
         normed = self.norm(vector)
         event = context.events[cells.patch]
-        hidden = F.gelu(self.cell(cells.values) + self.token(context.tokens)[cells.patch] + self.about(normed)[event])
-        position, events = cells.position, torch.arange(len(vector), device=event.device)
+        hidden = self.cell(cells.values) + self.token(context.tokens)[cells.patch] + self.about(normed)[event]
         if self.start is not None:
-            found = context.starts.isfinite().all(dim=1)
-            hidden = torch.cat([hidden, F.gelu(self.start(normed[found]))])
-            position, event = torch.cat([position, context.starts[found].to(position.dtype)]), torch.cat([event, events[found]])
-        middle, unit = (position.new_tensor(self.scale[key]) for key in ("mean", "std"))
-        offset = self.offset(hidden).float() * position.new_tensor(self.reach)
-        places = torch.cat([(position + offset - middle) / unit, super().forward(encoded, vector).float()])
-        scores, event = torch.cat([self.score(hidden), self.nowhere(normed)]).float().squeeze(1), torch.cat([event, events])
+            hidden = hidden + self.start(self._to_start(cells.position, context.starts[event]).to(hidden.dtype))
+        hidden = F.gelu(hidden)
+        middle, unit = (cells.position.new_tensor(self.scale[key]) for key in ("mean", "std"))
+        offset = self.offset(hidden).float() * cells.position.new_tensor(self.reach)
+        places = torch.cat([(cells.position + offset - middle) / unit, super().forward(encoded, vector).float()])
+        scores = torch.cat([self.score(hidden), self.nowhere(normed)]).float().squeeze(1)
+        event = torch.cat([event, torch.arange(len(vector), device=event.device)])
         highest = scores.detach().new_full((len(vector),), -torch.inf).scatter_reduce(0, event, scores.detach(), "amax")
         weights = (scores - highest[event]).exp()
         sums = places.new_zeros(len(vector), 4).index_add(0, event, torch.cat([places, torch.ones_like(places[:, :1])], dim=1) * weights[:, None])
         return sums[:, :3] / sums[:, 3:]
+
+    def _to_start(self, positions: Tensor, starts: Tensor) -> Tensor:
+        """The way from positions to starts, both (R, 3), mm: in patches, at most 3; how near it is, on several scales; whether there is a start."""
+        known = starts.isfinite().all(dim=1, keepdim=True)
+        way = torch.where(known, starts - positions, 0.0)
+        square = way.square().sum(dim=1, keepdim=True)
+        near = [torch.where(known, (-square / (2 * scale**2)).exp(), 0.0) for scale in self.near]
+        return torch.cat([(way / way.new_tensor(self.reach)).clamp(-_FARTHEST, _FARTHEST), *near, known.to(way.dtype)], dim=1)
