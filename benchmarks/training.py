@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
@@ -40,17 +39,17 @@ def step_of(preset: str, kind: str, events: list, rounds: int) -> dict:
     torch.manual_seed(0)
     model = model_class(NuFMConfig.preset(preset, **recipe.model | scales)).train()
     batch = fitted(events, labels=labels)
-    call: Callable[[], None] = lambda: model(**batch).loss.backward()  # noqa: E731 - timed as it is
-    flop = []
+
+    def call() -> None:
+        model(**batch).loss.backward()
+
+    flop, times = [], []
     # the relational pass of pre-training runs in half of the steps, by chance: count it as that
     for share in (0.0, 1.0) if kind == "pre-training" else (0.0,):
         model.config.relational_probability = share
         with FlopCounterMode(display=False) as counter:
             call()
         flop.append(counter.get_total_flops() / len(events) / 1e9)
-    times = []
-    for share in (0.0, 1.0) if kind == "pre-training" else (0.0,):
-        model.config.relational_probability = share
         times.append(cpu_ms({kind: call}, rounds)[kind] / len(events))
     parameters = sum(p.numel() for name, p in model.named_parameters() if name.startswith(("embeddings.", "encoder.")))
     return {

@@ -318,10 +318,10 @@ def _columns(spec: DetectorSpec) -> dict[tuple[str, str], int]:
 
 
 def _fit_log(values: np.ndarray) -> dict[str, list[float]]:
-    """k = median of |x| over the non-zero x of a column (1 where there is none), then mean and std of the logs; NaN is left out."""
+    """k = median of |x| over the non-zero x of a column (1 where there is none), then mean and std of the logs; what is not finite is left out."""
     k, mean, std = [], [], []
     for column in values.T.astype(np.float64):
-        column = column[~np.isnan(column)]
+        column = column[np.isfinite(column)]
         sizes = np.abs(column[column != 0])
         k.append(float(np.median(sizes)) if len(sizes) else 1.0)
         logs = _log(column, np.float64(k[-1]))
